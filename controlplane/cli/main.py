@@ -39,11 +39,16 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_root)
     for verb in VERBS:
         module = f"controlplane.cli.{verb}"
         if find_spec(module):
             import_module(module).register(app)
     return app
+
+
+def _root() -> None:
+    """An API gateway: Envoy carries the traffic, the manifests in a folder say what it does."""
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from enum import Enum
 from functools import cached_property
 from hashlib import blake2b
 
+from controlplane.origin import Origin
+
 _PREFIX = "type.googleapis.com/"
 LISTENER = _PREFIX + "envoy.config.listener.v3.Listener"
 ROUTE = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
@@ -26,18 +28,6 @@ ENDPOINT = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 SECRET = _PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 EXTENSION = _PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 RATE_LIMIT_CONFIG = _PREFIX + "ratelimit.config.ratelimit.v3.RateLimitConfig"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Origin:
-    """A place in the manifests. Lines and columns count from 1."""
-
-    file: str
-    line: int
-    column: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
 
 
 class Audience(Enum):
