@@ -1,0 +1,33 @@
+"""Names of resources: the one place where they are made, so that a reference and its target cannot disagree."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+ClusterName = NewType("ClusterName", str)
+RouteTableName = NewType("RouteTableName", str)
+ListenerName = NewType("ListenerName", str)
+SecretName = NewType("SecretName", str)
+
+EXTAUTHZ_CLUSTER = ClusterName("causeway.extauthz")
+RATELIMIT_CLUSTER = ClusterName("causeway.ratelimit")
+
+
+def service_cluster(service: str) -> ClusterName:
+    """The cluster of a service. The prefix keeps users' names apart from the gateway's own."""
+    return ClusterName(f"service/{service}")
+
+
+def listener(address: str, port: int) -> ListenerName:
+    """A listener's name: where it listens."""
+    return ListenerName(f"listener/{address}:{port}")
+
+
+def route_table(port: int) -> RouteTableName:
+    """The route table of the listener on `port`."""
+    return RouteTableName(f"routes/{port}")
+
+
+def certificate(port: int) -> SecretName:
+    """The certificate of the listener on `port`."""
+    return SecretName(f"certificate/{port}")
