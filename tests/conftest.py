@@ -1,0 +1,67 @@
+"""Fixtures for every test: real servers, started where first asked for."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.origin import Origin
+from tests.support.redis import Redis
+
+
+def pytest_configure() -> None:
+    """A run that is told to end, by a time limit for one, stops what it started."""
+
+    def end(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+
+
+@pytest.fixture(scope="module")
+def run_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for Unix sockets (108 bytes), gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="cw-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def origins() -> Iterator[Callable[..., Origin]]:
+    """A maker of origins that live as long as the module: `origins("a")` is the same origin each time."""
+    made: dict[str, Origin] = {}
+
+    def make(name: str = "origin", **how: object) -> Origin:
+        if name not in made:
+            made[name] = Origin(name, **how)  # type: ignore[arg-type]
+            made[name].start()
+        return made[name]
+
+    yield make
+    for origin in made.values():
+        origin.stop()
+
+
+@pytest.fixture
+def origin(origins: Callable[..., Origin]) -> Iterator[Origin]:
+    """The module's one origin, with nothing told and nothing seen."""
+    one = origins("origin")
+    one.accept()
+    one.forget()
+    yield one
+    one.forget()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A real Redis for the whole run. Tests that share it use keys of their own or FLUSHALL first."""
+    folder = Path(tempfile.mkdtemp(prefix="cw-redis-"))
+    server = Redis(folder).start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Behaviour seen through a real Envoy: one file per feature a user would name."""
