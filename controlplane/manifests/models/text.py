@@ -1,0 +1,411 @@
+"""Kinds of text in the manifests: names, paths, hosts, methods, headers, addresses.
+
+All but `Endpoint` stay plain `str` once they are known to be right. What a path pattern means is written in
+`docs/manifests.md`; here is only what may be written.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+
+from controlplane.manifests.models.base import nearest, refuse
+from controlplane.manifests.models.scalars import Written, shown
+
+LONGEST_PATH = 1024
+LONGEST_HEADER_VALUE = 4096
+LONGEST_REGEX = 512
+
+METHODS = (
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+    "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH", "PURGE", "QUERY",
+)  # fmt: skip
+
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
+_PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()+,;=:@%]*")
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def _described(what: str, pattern: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": what, "pattern": pattern, "examples": list(examples)})
+
+
+def _text(check: Callable[[str], str]) -> BeforeValidator:
+    """A validator of text that says so when it meets something else."""
+
+    def validate(value: object) -> object:
+        if isinstance(value, str):
+            return check(value)
+        raise refuse(f"expected text, found {shown(value)}", hint=_quoted(value), code="text")
+
+    return BeforeValidator(validate)
+
+
+def _quoted(value: object) -> str:
+    return f'write "{shown(value)}" in quotes' if isinstance(value, (int, float)) else ""
+
+
+def name(text: str) -> str:
+    """A name users give: letters, digits, `.`, `_` and `-` inside."""
+    if not re.fullmatch(_NAME, text):
+        fixed = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:128]
+        raise refuse(
+            f"{shown(text)} is not a name: letters, digits, dots, dashes and underscores, beginning and ending with "
+            "a letter or digit, at most 128",
+            hint=f'write "{fixed}"' if fixed else "",
+            code="name",
+        )
+    return text
+
+
+Name = Annotated[str, _text(name), _described("A name: letters, digits, dots, dashes, underscores.", f"^{_NAME}$")]
+
+
+def path_pattern(text: str) -> str:
+    """A path pattern. Raises where a segment is none of literal, `:name`, `{name}`, `*`, or `**` at the end."""
+    if not text.startswith("/"):
+        raise refuse(f"a path starts with /, found {shown(text)}", hint=f'write "/{text}"', code="path")
+    if len(text) > LONGEST_PATH:
+        raise refuse(f"a path has at most {LONGEST_PATH} characters, found {len(text)}", code="path")
+    for mark, why in (("?", "the query is never part of the path; match it with `query`"), ("#", "")):
+        if mark in text:
+            raise refuse(f"a path has no {mark}, found {shown(text)}", hint=why, code="path")
+    if "//" in text:
+        raise refuse(f"{shown(text)} has an empty segment", hint=f'write "{re.sub("/+", "/", text)}"', code="path")
+    names: set[str] = set()
+    segments = text[1:].split("/")
+    for i, segment in enumerate(segments):
+        _segment(text, segment, is_last=i == len(segments) - 1)
+        found = _PARAMETER.fullmatch(segment)
+        if found:
+            parameter = found[1] or found[2]
+            if parameter in names:
+                raise refuse(f'"{text}" names the parameter "{parameter}" twice', code="path")
+            names.add(parameter)
+    return text
+
+
+def _segment(path: str, segment: str, *, is_last: bool) -> None:
+    if segment in (".", ".."):
+        raise refuse(f'"{path}" has a dot segment, which no request ever has after normalisation', code="path")
+    if segment == "**":
+        if not is_last:
+            raise refuse(
+                f'"**" stands for the rest of a path and comes last, found "{path}"',
+                hint='write "*" for one segment',
+                code="path",
+            )
+        return
+    if segment == "*" or _PARAMETER.fullmatch(segment):
+        return
+    if "*" in segment:
+        raise refuse(
+            f'"*" stands for a whole segment, found "{segment}" in "{path}"',
+            hint=f'write "{path.partition("*")[0].rpartition("/")[0]}/**" for everything below, or "*" for one segment',
+            code="path",
+        )
+    if segment.startswith(":") or "{" in segment or "}" in segment:
+        raise refuse(
+            f'"{segment}" in "{path}" is neither a literal nor a parameter',
+            hint="a parameter is a whole segment: :name or {name}, of letters, digits and _",
+            code="path",
+        )
+    if not _PATH_CHARACTERS.fullmatch(segment) or re.search(r"%(?![0-9A-Fa-f]{2})", segment):
+        raise refuse(
+            f'"{segment}" in "{path}" has a character that a path cannot have',
+            hint="write it percent-encoded, for example %20 for a space",
+            code="path",
+        )
+
+
+PathPattern = Annotated[
+    str,
+    _text(path_pattern),
+    _described(
+        "A path: literal segments, `:name` or `{name}` and `*` for one segment, `**` for the rest.",
+        r"^/[^?#\s]*$",
+        "/orders",
+        "/orders/:id",
+        "/orders/**",
+    ),
+]
+
+
+def literal_path(text: str) -> str:
+    """A path without parameters or wildcards."""
+    path_pattern(text)
+    if "*" in text or any(_PARAMETER.fullmatch(segment) for segment in text.split("/")):
+        raise refuse(f"a plain path is needed here, found the pattern {shown(text)}", code="path")
+    return text
+
+
+LiteralPath = Annotated[str, _text(literal_path), _described("A path without wildcards.", r"^/[^?#*\s]*$", "/health")]
+
+
+def request_target(text: str) -> str:
+    """A path, perhaps with a query: what is sent, not what is matched."""
+    if not text.startswith("/"):
+        raise refuse(f"a path starts with /, found {shown(text)}", hint=f'write "/{text}"', code="path")
+    if re.search(r"[\s#\x00-\x1f\x7f]", text) or not text.isascii():
+        raise refuse(
+            f"{shown(text)} has a character that a path cannot have", hint="write it percent-encoded", code="path"
+        )
+    return text
+
+
+RequestTarget = Annotated[
+    str, _text(request_target), _described("A path, perhaps with a query.", r"^/[^#\s]*$", "/health?full=1")
+]
+
+
+def host_name(text: str) -> str:
+    """A host name or address in lower case, without a port."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return f"[{ipaddress.IPv6Address(text[1:-1]).compressed}]"
+        except ValueError:
+            raise refuse(f"{shown(text)} is not an IPv6 address", code="host") from None
+    if re.search(r":\d+$", text) and text.count(":") == 1:
+        raise refuse(
+            f"a host has no port here, found {shown(text)}", hint=f'write "{text.rpartition(":")[0]}"', code="host"
+        )
+    if "://" in text or "/" in text:
+        bare = text.partition("://")[2].partition("/")[0] or text.partition("/")[0]
+        raise refuse(f"expected a host, found {shown(text)}", hint=f'write "{bare}"' if bare else "", code="host")
+    if not text.isascii():
+        raise refuse(
+            f"a host is written in ASCII, found {shown(text)}",
+            hint=f'write "{_punycode(text)}"' if _punycode(text) else "write its xn-- form",
+            code="host",
+        )
+    labels = text.removesuffix(".").split(".")
+    if not text or len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise refuse(f"{shown(text)} is not a host name", hint="write for example api.example.com", code="host")
+    return text.removesuffix(".").lower()
+
+
+def _punycode(text: str) -> str:
+    try:
+        return text.encode("idna").decode()
+    except UnicodeError:
+        return ""
+
+
+HostName = Annotated[str, _text(host_name), _described("A host name.", r"^[^\s/*]+$", "api.example.com")]
+
+
+def host_pattern(text: str) -> str:
+    """A host name, `*.` and a suffix, or `*`; in lower case."""
+    if text == "*":
+        return text
+    if text.startswith("*.") and "*" not in text[2:]:
+        return "*." + host_name(text[2:])
+    if "*" in text:
+        raise refuse(
+            f'"*" stands at the beginning of a host and for whole labels, found {shown(text)}',
+            hint='write "*.example.com" or "*"',
+            code="host",
+        )
+    return host_name(text)
+
+
+HostPattern = Annotated[
+    str,
+    _text(host_pattern),
+    _described(
+        "A host name, or `*.` and what it ends with, or `*` for any.", r"^[^\s/]+$", "api.example.com", "*.example.com"
+    ),
+]
+
+
+def method(text: str) -> str:
+    """A registered HTTP method."""
+    if text in METHODS:
+        return text
+    guess = nearest(text, METHODS)
+    raise refuse(
+        f"{shown(text)} is not an HTTP method",
+        hint=f'did you mean "{guess}"?' if guess else "leave `methods` out to accept any method",
+        code="method",
+    )
+
+
+Method = Annotated[
+    str,
+    _text(method),
+    WithJsonSchema({"type": "string", "description": "An HTTP method, in capitals.", "enum": list(METHODS)}),
+]
+
+
+def header_name(text: str) -> str:
+    """A header's name, in lower case."""
+    if text.startswith(":"):
+        raise refuse(
+            f"{shown(text)} is a pseudo-header of HTTP/2",
+            hint="match `path`, `methods` or `hosts` instead",
+            code="header",
+        )
+    if not _TOKEN.fullmatch(text) or len(text) > 128:
+        raise refuse(f"{shown(text)} is not a header name", hint='write for example "x-request-id"', code="header")
+    return text.lower()
+
+
+HeaderName = Annotated[
+    str, _text(header_name), _described("A header's name.", r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$", "x-request-id")
+]
+
+
+def header_value(text: str) -> str:
+    """A header's value: visible ASCII, spaces and tabs inside, nothing that could end the line."""
+    if len(text) > LONGEST_HEADER_VALUE:
+        raise refuse(f"a header value has at most {LONGEST_HEADER_VALUE} characters, found {len(text)}", code="header")
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) or not text.isascii():
+        raise refuse("a header value is one line of ASCII without control characters", code="header")
+    if text != text.strip():
+        raise refuse("a header value has no space around it", hint=f'write "{text.strip()}"', code="header")
+    return text
+
+
+HeaderValue = Annotated[str, _text(header_value), _described("A header's value.", r"^[\t -~]*$")]
+
+
+def regex(text: str) -> str:
+    """A regular expression that RE2, which Envoy uses, also understands."""
+    if len(text) > LONGEST_REGEX:
+        raise refuse(f"a regular expression has at most {LONGEST_REGEX} characters, found {len(text)}", code="regex")
+    if re.search(r"(?<!\\)\(\?(=|!|<=|<!|>|#|\()", text) or re.search(r"(?<!\\)(\\\\)*\\[1-9]", text):
+        raise refuse(
+            f"{shown(text)} looks around or back, which RE2 has not", hint="use several matches instead", code="regex"
+        )
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as problem:
+        raise refuse(f"{shown(text)} is not a regular expression: {problem}", code="regex") from None
+    return text
+
+
+Regex = Annotated[str, _text(regex), _described("A regular expression (RE2) for the whole value.", r"^[\s\S]+$")]
+
+
+def cidr(text: str) -> str:
+    """An address or a network, in its usual form."""
+    try:
+        return str(ipaddress.ip_network(text, strict=True))
+    except ValueError:
+        pass
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise refuse(
+            f"{shown(text)} is not an IP address or network", hint='write for example "10.0.0.0/8"', code="cidr"
+        ) from None
+    raise refuse(f"{shown(text)} has bits set after the prefix", hint=f'write "{network}"', code="cidr")
+
+
+Cidr = Annotated[str, _text(cidr), _described("An IP address or network.", r"^[0-9A-Fa-f.:/]+$", "10.0.0.0/8")]
+
+
+def file_path(text: str) -> str:
+    """A path of a file, absolute or from the manifests' folder."""
+    if not text or "\0" in text:
+        raise refuse("expected the path of a file", code="file")
+    return text
+
+
+FilePath = Annotated[
+    str,
+    _text(file_path),
+    _described("A file, absolute or from the manifests' folder.", r"^[\s\S]+$", "certs/edge.crt"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Written):
+    """Where a service listens: `host:port`, `[v6]:port`, `http://host:port`, `https://host:port` or `unix:/path`.
+
+    `host` has no brackets. A `unix` endpoint has a `host` of "" and a `port` of 0.
+    """
+
+    scheme: Literal["http", "https", ""]
+    host: str
+    port: int
+    unix: str = ""
+
+    pattern = r"^(unix:/\S+|(https?://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?/?)$"
+    examples = ("orders:3000", "http://orders:3000")
+    what = "an endpoint"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:").removeprefix("//")
+            if not path.startswith("/") or len(path) > 107:
+                raise refuse(f"{shown(text)} is not an absolute socket path", hint="unix:/run/x.sock", code="endpoint")
+            return cls("", "", 0, path)
+        scheme, rest = cls._scheme(text)
+        found = re.fullmatch(r"(\[[^\]]*\]|[^:/\[\]]*)(?::(\d*))?(/.*)?", rest)
+        if found is None:
+            raise cls.wrong(text)
+        host, port, path = found[1], found[2], found[3]
+        if path and path != "/":
+            raise refuse(
+                f"an endpoint has no path, found {shown(text)}",
+                hint=f'write "{text[: -len(path)]}" here and `rewrite` on the route',
+                code="endpoint",
+            )
+        if not port and not scheme:
+            raise refuse(f"an endpoint needs a port, found {shown(text)}", hint=f'write "{text}:80"', code="endpoint")
+        number = int(port) if port else {"http": 80, "https": 443, "": 0}[scheme]
+        if not 1 <= number <= 65535:
+            raise refuse(f"a port is from 1 to 65535, found {number}", code="endpoint")
+        return cls(scheme, host_name(host).strip("[]"), number)
+
+    @staticmethod
+    def _scheme(text: str) -> tuple[Literal["http", "https", ""], str]:
+        scheme, found, rest = text.partition("://")
+        match scheme.lower() if found else "":
+            case "http":
+                return "http", rest
+            case "https":
+                return "https", rest
+            case "":
+                return "", text
+            case _:
+                raise refuse(
+                    f'an endpoint has no scheme "{scheme}"',
+                    hint="leave the scheme out and set `protocol` on the service",
+                    code="endpoint",
+                )
+
+    def __str__(self) -> str:
+        if self.unix:
+            return f"unix:{self.unix}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}" if self.scheme else f"{host}:{self.port}"
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise refuse("expected some text, found none", code="text")
+    return text
+
+
+Sentence = Annotated[str, _text(_not_blank), WithJsonSchema({"type": "string", "minLength": 1})]
+"""Free text for people."""
+
+Port = Annotated[
+    int,
+    AfterValidator(lambda value: value if 0 < value < 65536 else _bad_port(value)),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 65535}),
+]
+
+
+def _bad_port(value: int) -> int:
+    raise refuse(f"a port is from 1 to 65535, found {value}", code="port")
