@@ -38,7 +38,7 @@ class _Model(BaseModel):
 
 
 class Algorithm(StrEnum):
-    TOKEN_BUCKET = "token_bucket"
+    TOKEN_BUCKET = "token_bucket"  # noqa: S105 (no secret)
     FIXED_WINDOW = "fixed_window"
     SLIDING_WINDOW = "sliding_window"
 
@@ -78,7 +78,7 @@ class Quota(_Model):
 class Block(_Model):
     """A key that goes over the limit is refused for `for_ms`, whatever it does meanwhile.
 
-    A further violation within `forget_ms` of the end of the last block takes the next of `escalate_ms`; the last repeats.
+    A further violation within `forget_ms` of the last block's end takes the next of `escalate_ms`; the last repeats.
     """
 
     for_ms: int = Field(ge=1, le=MAX_WINDOW_MS)
