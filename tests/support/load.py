@@ -1,0 +1,101 @@
+"""Steady traffic on kept-open connections, with every answer counted: what a change under load must not disturb."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from tests.support.client import Address, read_response
+from tests.support.waiting import until
+from tests.support.wire import encode
+
+_GRACE_S = 10.0
+
+
+class Load:
+    """`async with Load(address, ["/a"]) as load:` runs until the block ends; then `load.outcomes` is complete.
+
+    An outcome is a status code as text, or the name of what went wrong. A connection that the gateway announced to
+    close (`connection: close`) is opened anew; one that closes unannounced is a failure, as a client would see it.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        paths: Sequence[str],
+        *,
+        connections: int = 6,
+        headers: tuple[tuple[str, str], ...] = (),
+        host: str = "gateway.test",
+        outcome: Callable[[int, bytes], str] = lambda status, _body: str(status),
+    ):
+        self.outcomes: Counter[str] = Counter()
+        self.first_failures: list[str] = []
+        self.slowest_s = 0.0
+        self._address = address
+        self._messages = [encode(f"GET {path} HTTP/1.1", (("host", host), *headers)) for path in paths]
+        self._connections = connections
+        self._outcome = outcome
+        self._ending = False
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Load:
+        self._workers = [asyncio.create_task(self._work(number)) for number in range(self._connections)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ending = True
+        _, late = await asyncio.wait(self._workers, timeout=_GRACE_S)
+        for worker in late:
+            worker.cancel()
+            self._fail("unanswered", f"a request was not answered within {_GRACE_S:g} s of the end")
+
+    @property
+    def total(self) -> int:
+        return self.outcomes.total()
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Every outcome but 200."""
+        return {outcome: count for outcome, count in self.outcomes.items() if outcome != "200"}
+
+    async def more(self, count: int, *, within_s: float = 30.0) -> None:
+        """Wait until this many more requests were answered."""
+        goal = self.total + count
+        await until(f"{goal} requests", lambda: self.total >= goal, within_s=within_s)
+
+    def _fail(self, outcome: str, text: str) -> None:
+        self.outcomes[outcome] += 1
+        if len(self.first_failures) < 20:
+            self.first_failures.append(text)
+
+    async def _work(self, number: int) -> None:
+        at = number
+        while not self._ending:
+            try:
+                reader, writer = await self._address.connect()
+            except OSError as error:
+                self._fail(type(error).__name__, f"connecting: {error}")
+                await asyncio.sleep(0.01)
+                continue
+            try:
+                while not self._ending:
+                    message = self._messages[at % len(self._messages)]
+                    at += 1
+                    started = time.monotonic()
+                    writer.write(message)
+                    response = await read_response(reader)
+                    self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+                    outcome = self._outcome(response.status, response.body)
+                    if outcome == "200":
+                        self.outcomes["200"] += 1
+                    else:
+                        self._fail(outcome, f"{response.status} {dict(response.headers)} {response.body[:300]!r}")
+                    if response.header("connection") == "close":
+                        break
+            except (OSError, asyncio.IncompleteReadError) as error:
+                self._fail(type(error).__name__, f"{message[:60]!r}: {error}")
+            finally:
+                writer.close()
