@@ -1,0 +1,69 @@
+"""TLS for gRPC from files, followed when the files change.
+
+A server looks at its files when a client connects, a client when it connects: a rotated certificate is in use from the
+next connection, with no restart and no watcher. Files that are unreadable for a moment leave the last ones in use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import structlog
+
+_log = structlog.get_logger("serving.tls")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files. With `ca`, the other side must present a certificate that this authority signed."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
+        """(certificate chain, key, authority). Raises OSError."""
+        return self.certificate.read_bytes(), self.key.read_bytes(), self.ca.read_bytes() if self.ca else None
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Credentials that follow the files; client certificates are required when an authority is given."""
+    held = files.read()
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(held), _follow(files, held), require_client_authentication=files.ca is not None
+    )
+
+
+def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+    """Credentials of a client: made anew for every connection attempt."""
+    certificate, key, ca = files.read()
+    return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=certificate)
+
+
+def _follow(files: TlsFiles, held: tuple[bytes, bytes, bytes | None]) -> Callable[[], object]:
+    seen = held
+
+    def changed() -> object:
+        """gRPC calls this from its own thread at every handshake; None keeps what is in use."""
+        nonlocal seen
+        try:
+            now = files.read()
+        except OSError as failure:
+            _log.warning("tls files unreadable, keeping the last ones", error=str(failure))
+            return None
+        if now == seen:
+            return None
+        seen = now
+        _log.info("tls files changed", certificate_sha256=hashlib.sha256(now[0]).hexdigest()[:16])
+        return _configuration(now)
+
+    return changed
+
+
+def _configuration(held: tuple[bytes, bytes, bytes | None]) -> object:
+    certificate, key, ca = held
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=ca)
