@@ -1,0 +1,1 @@
+"""Measurements, each beside a reference in the same run, so that a ratio means something on any machine."""
