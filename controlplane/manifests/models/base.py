@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 def _lists_for_tuples(schema: object) -> None:
@@ -43,11 +44,31 @@ class Model(BaseModel):
         populate_by_name=False,
     )
 
+    shorthand: ClassVar[str | None] = None
+    """The field that a bare scalar, written in place of the whole mapping, stands for."""
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler, /) -> CoreSchema:
         schema = handler(source)
         _lists_for_tuples(schema)
-        return schema
+        return core_schema.no_info_before_validator_function(cls._expand, schema) if cls.shorthand else schema
+
+    @classmethod
+    def _expand(cls, value: object) -> object:
+        if isinstance(value, str | int | float):
+            return {cls.shorthand: value}
+        return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> JsonSchemaValue:
+        written = handler(schema)
+        if cls.shorthand is None or schema["type"] != "function-before":
+            return written
+        fields = handler.resolve_ref_schema(written).get("properties")
+        if fields is None:
+            return written
+        short = fields[cls.shorthand]
+        return {"anyOf": [{k: v for k, v in short.items() if k not in ("title", "default")}, written]}
 
 
 def refuse(message: str, *, hint: str = "", code: str = "value") -> PydanticCustomError:

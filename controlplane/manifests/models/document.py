@@ -1,0 +1,40 @@
+"""One document of a manifest folder, and all of them merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from controlplane.manifests.models.base import Model
+from controlplane.manifests.models.gateway import Gateway
+from controlplane.manifests.models.identity import Identity
+from controlplane.manifests.models.limits import Limit
+from controlplane.manifests.models.route import Route
+from controlplane.manifests.models.service import Service
+from controlplane.manifests.models.text import Name
+
+
+class Document(Model):
+    """Part of a gateway's manifest. All documents of a folder are merged; each section may be in any of them."""
+
+    gateway: Gateway | None = None
+    """Where the gateway listens and its defaults. At most one document of a folder has it."""
+    identity: Identity | None = None
+    """Who may call and how they prove it. At most one document of a folder has it."""
+    limits: Mapping[Name, Limit] = {}
+    """Rate limits, by a name of your choice."""
+    services: Mapping[Name, Service] = {}
+    """The services behind the gateway, by a name of your choice."""
+    routes: tuple[Route, ...] = ()
+    """Which requests go where. Their order does not matter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All documents of a folder as one value. Routes are in the order of file names and lines."""
+
+    gateway: Gateway
+    identity: Identity
+    limits: Mapping[str, Limit]
+    services: Mapping[str, Service]
+    routes: tuple[Route, ...]
