@@ -78,7 +78,7 @@ class Server:
     """A server of `services`: `start` it on its addresses, `drain` it at the end.
 
     TLS is used on TCP when `tls` is given; a Unix socket is plain, its file mode says who may connect. Plain text on
-    TCP is refused beyond loopback unless `allow_insecure`. `draining` is set when the end begins, for long streams to end.
+    TCP is refused beyond loopback unless `allow_insecure`. `draining` is set when the end begins: long streams end.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ def test_a_setting_without_default_is_required() -> None:
     class Needs:
         node_id: str = setting(help="Who.")
 
-    with pytest.raises(SettingsError, match="--node-id or CAUSEWAY_NODE_ID is required: Who."):
+    with pytest.raises(SettingsError, match="--node-id or CAUSEWAY_NODE_ID is required"):
         load(Needs, flags={}, environ={})
 
 
