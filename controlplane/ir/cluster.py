@@ -8,6 +8,8 @@ from typing import Literal
 from controlplane.ir.names import ClusterName
 from controlplane.origin import Origin
 
+DnsFamily = Literal["auto", "v4_only", "v6_only", "v4_preferred", "all"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
@@ -107,5 +109,5 @@ class Cluster:
     health_check: HealthCheck | None = None
     tls: UpstreamTls | None = None
     dns_refresh_ms: int | None = None
-    dns_family: Literal["auto", "v4_only", "v6_only", "v4_preferred", "all"] = "v4_preferred"
+    dns_family: DnsFamily = "v4_preferred"
     failover_overprovisioning_percent: int = 140

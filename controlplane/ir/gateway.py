@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from controlplane.ir.cluster import Cluster, Endpoint
+from controlplane.ir.cluster import Cluster
+from controlplane.ir.identity import Identity
+from controlplane.ir.limit import Limit
 from controlplane.ir.names import ListenerName, RouteTableName, SecretName
-from controlplane.ir.route import VirtualHost
+from controlplane.ir.route import HeaderMutations, Route, VirtualHost
 from controlplane.origin import Origin
 
 
@@ -60,20 +63,19 @@ class RouteTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyService:
-    """One of our two services: where its workers listen, and how Envoy treats it when it does not answer."""
-
-    endpoints: tuple[Endpoint, ...]
-    timeout_ms: int
-    failure_open: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """Everything that becomes resources."""
+    """Everything that becomes resources. The clusters of the two policy services are among `clusters`."""
 
     name: str
     edge: Edge
     listeners: tuple[Listener, ...]
     route_tables: tuple[RouteTable, ...]
     clusters: tuple[Cluster, ...]
+    identity: Identity
+    limits: tuple[Limit, ...]
+    response_headers: HeaderMutations
+
+    @property
+    def routes(self) -> Iterator[Route]:
+        """Every route of every table, in match order."""
+        return (route for table in self.route_tables for host in table.virtual_hosts for route in host.routes)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from controlplane.ir.identity import Authorization
 from controlplane.ir.names import ClusterName
 from controlplane.origin import Origin
 
@@ -92,6 +92,14 @@ class HashKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """Copies of `percent` of the requests go to `cluster`; nobody waits for its answers."""
+
+    cluster: ClusterName
+    percent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
     """Send the request to one of the clusters."""
 
@@ -104,6 +112,7 @@ class Forward:
     keep_host: bool = True
     hash_keys: tuple[HashKey, ...] = ()
     websocket: bool = False
+    mirrors: tuple[Mirror, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +137,17 @@ class DirectResponse:
     content_type: str | None = None
 
 
-Action = Forward | Redirect | DirectResponse
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorResponse:
+    """Answer with the one error shape. `code` is stable and machine-readable."""
+
+    status: int
+    code: str
+    error: str
+    message: str
+
+
+Action = Forward | Redirect | DirectResponse | ErrorResponse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,30 +160,25 @@ class HeaderMutations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteAuthorization:
-    """What ext_authz does on a route: off where the route is public and nothing is optional there."""
-
-    policy: str
-    enabled: bool
-    context: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One entry of a route table. `key` is stable across edits elsewhere and unique in its table."""
+    """One entry of a route table. `key` is stable across edits elsewhere and unique in its virtual host.
+
+    Two routes are equal when they do the same, wherever they are written: `origin` is not compared.
+    """
 
     key: str
     name: str
+    pattern: str
     match: RouteMatch
     action: Action
-    origin: Origin
+    authorization: Authorization
+    origin: Origin = field(compare=False)
     service: str | None = None
+    parameters: tuple[tuple[str, int], ...] = ()  # path parameters and the number of their segment, from 0
     request_headers: HeaderMutations = HeaderMutations()
     response_headers: HeaderMutations = HeaderMutations()
     body_limit_bytes: int | None = None
-    authorization: RouteAuthorization | None = None
     limits: tuple[str, ...] = ()
-    per_filter: Mapping[str, object] = field(default_factory=dict, compare=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

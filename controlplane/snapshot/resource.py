@@ -105,7 +105,7 @@ def whole(type_url: str, name: str, body: bytes, *origins: Origin, audience: Aud
 
 def field(number: int, payload: bytes) -> bytes:
     """`payload` as a length-delimited protobuf field (wire type 2)."""
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+    return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
 def _encode(node: Node) -> bytes:
@@ -142,7 +142,8 @@ def _replace(tree: tuple[Node, ...], replacements: Mapping[str, bytes]) -> tuple
     return tuple(map(one, tree))
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A protobuf varint of a value that is not negative."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

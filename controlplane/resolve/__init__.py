@@ -1,0 +1,1 @@
+"""Documents → ir: references, defaults, conflicts, specificity. Pure; returns every problem, not the first."""

@@ -1,0 +1,432 @@
+"""Routes as users write them → routes in match order.
+
+Order: the host first (an exact host, then the longest wildcard, then any), then the path
+(`controlplane.resolve.paths`), then methods (fewer before more before all), then conditions on headers and query (more
+before fewer), then their text. None of it depends on where a route is written. Two routes that no request can tell
+apart are a problem: the same host, path shape and conditions, and methods that overlap without one list being part of
+the other.
+
+Envoy looks for the host first and never comes back, so a route without a host is in every virtual host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+from controlplane.ir import names
+from controlplane.ir import route as ir
+from controlplane.ir.identity import Identity
+from controlplane.manifests.models import route as written
+from controlplane.manifests.models.base import did_you_mean
+from controlplane.manifests.models.document import Manifest
+from controlplane.manifests.models.identity import Auth
+from controlplane.manifests.models.scalars import DurationRange
+from controlplane.manifests.models.service import LoadBalancing, Maintenance, Retry, Service
+from controlplane.origin import Origin
+from controlplane.resolve import paths
+from controlplane.resolve.findings import Findings
+from controlplane.resolve.identity import RouteMeaning, authorization
+
+ANY_HOST = "*"
+_Texts = tuple[tuple[str, str, str], ...]
+_Order = tuple[tuple[tuple[int, str], ...], int, tuple[str, ...], int, _Texts, _Texts]
+_CONDITIONS = {
+    "connect_failure": ("connect-failure",),
+    "refused_stream": ("refused-stream",),
+    "reset": ("reset",),
+    "timeout": ("reset",),
+    "gateway_error": ("gateway-error",),
+    "5xx": ("5xx",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A route on one host, with what its place in the order depends on."""
+
+    host: str
+    number: int
+    pattern: paths.Pattern
+    route: ir.Route
+
+    @property
+    def order(self) -> _Order:
+        """Sort key: the most specific first."""
+        match = self.route.match
+        conditions = match.headers + match.query
+        return (
+            self.pattern.order,
+            len(match.methods) or 1000,
+            match.methods,
+            -len(conditions),
+            tuple((c.name, c.kind, c.value) for c in match.headers),
+            tuple((c.name, c.kind, c.value) for c in match.query),
+        )
+
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """Equal for routes that differ in their methods at most."""
+        return (self.host, self.pattern.shape, self.route.match.headers, self.route.match.query)
+
+
+def virtual_hosts(
+    manifest: Manifest, origins: Sequence[Origin], identity: Identity, everywhere: tuple[str, ...], findings: Findings
+) -> tuple[ir.VirtualHost, ...]:
+    """The routes of the manifest by host, most specific first. `origins` has the place of each route."""
+    candidates: list[Candidate] = []
+    for number, route in enumerate(manifest.routes):
+        candidates += _candidates(number, route, origins[number], manifest, identity, everywhere, findings)
+    _refuse_twins(candidates, findings)
+    hosts = sorted({c.host for c in candidates} | {ANY_HOST}, key=_host_order)
+    by_host: dict[str, list[Candidate]] = {host: [] for host in hosts}
+    for candidate in candidates:
+        by_host[candidate.host].append(candidate)
+    return tuple(
+        ir.VirtualHost(
+            name=host,
+            domains=(host,),
+            routes=tuple(
+                candidate.route
+                for general in _from_specific(host, by_host)
+                for candidate in sorted(general, key=attrgetter("order"))
+            ),
+        )
+        for host in hosts
+    )
+
+
+def _from_specific(host: str, by_host: Mapping[str, list[Candidate]]) -> list[list[Candidate]]:
+    """The host's own routes, then those of wider hosts that hold it, then those of any host."""
+    wider = [other for other in by_host if other != host and _holds(other, host)]
+    return [by_host[host], *(by_host[other] for other in sorted(wider, key=_host_order))]
+
+
+def _holds(wide: str, host: str) -> bool:
+    if wide == ANY_HOST:
+        return True
+    return wide.startswith("*.") and host.endswith(wide[1:])
+
+
+def _host_order(host: str) -> tuple[int, int, str]:
+    if host == ANY_HOST:
+        return (2, 0, host)
+    return (1, -len(host), host) if host.startswith("*") else (0, 0, host)
+
+
+def _refuse_twins(candidates: list[Candidate], findings: Findings) -> None:
+    groups: dict[tuple[object, ...], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.meaning, []).append(candidate)
+    reported: set[tuple[int, int]] = set()
+    for group in groups.values():
+        for i, second in enumerate(group):
+            for first in group[:i]:
+                pair = (first.number, second.number)
+                if pair[0] != pair[1] and pair not in reported and _overlap(first.route, second.route):
+                    reported.add(pair)
+                    findings.add(
+                        ("routes", second.number, "path"),
+                        f'no request can tell the route "{second.route.name}" from "{first.route.name}" '
+                        f"({first.route.origin})",
+                        hint="give them different paths, methods, hosts or conditions, or remove one",
+                        code="ambiguous-route",
+                        other=("routes", first.number, "path"),
+                    )
+
+
+def _overlap(first: ir.Route, second: ir.Route) -> bool:
+    one, other = set(first.match.methods), set(second.match.methods)
+    if not one or not other:
+        return one == other
+    return bool(one & other) and not (one < other or other < one)
+
+
+def _candidates(
+    number: int,
+    route: written.Route,
+    origin: Origin,
+    manifest: Manifest,
+    identity: Identity,
+    everywhere: tuple[str, ...],
+    findings: Findings,
+) -> list[Candidate]:
+    path = ("routes", number)
+    pattern = paths.parse(route.path)
+    match = ir.RouteMatch(
+        path=pattern.matcher(),
+        methods=_methods(route.methods),
+        headers=tuple(_value(name, one) for name, one in sorted(route.headers.items())),
+        query=tuple(_value(name, one) for name, one in sorted(route.query.items())),
+    )
+    services = _services(path, route, manifest, findings)
+    for i, name in enumerate(route.limits):
+        if name not in manifest.limits:
+            findings.add((*path, "limits", i), f'unknown limit "{name}"', hint=near(name, manifest.limits))
+    action = _action(route, pattern, services, manifest)
+    targets = tuple(services.values())
+    built = []
+    for host in route.hosts or (None,):
+        levels = (manifest.gateway.defaults.auth, *_strictest_last(targets), route.auth)
+        asked, problems = authorization(
+            tuple(level for level in levels if isinstance(level, Auth)),
+            RouteMeaning(path=route.path, host=host),
+            identity,
+        )
+        for problem in dict.fromkeys(problems):
+            findings.add((*path, "auth") if route.auth is not None else path, problem, code="auth")
+        built.append(
+            Candidate(
+                host=host or ANY_HOST,
+                number=number,
+                pattern=pattern,
+                route=ir.Route(
+                    key=_key(host or ANY_HOST, pattern, match),
+                    name=route.label,
+                    pattern=route.path,
+                    match=match,
+                    action=action,
+                    authorization=asked,
+                    origin=origin,
+                    service=next(iter(services), None),
+                    parameters=tuple(pattern.parameters.items()),
+                    request_headers=mutations(route.request_headers),
+                    response_headers=_response_headers(route, services, manifest),
+                    body_limit_bytes=_body_limit(route, targets, manifest),
+                    limits=tuple(dict.fromkeys((*everywhere, *route.limits))),
+                ),
+            )
+        )
+    return built
+
+
+def _strictest_last(services: tuple[Service, ...]) -> list[Auth]:
+    """What several services ask, so that where their modes differ the strictest is the nearest and counts."""
+    strictness = {None: 0, "public": 1, "optional": 2, "required": 3}
+    return sorted((s.auth for s in services if s.auth is not None), key=lambda auth: strictness[auth.mode])
+
+
+def _key(host: str, pattern: paths.Pattern, match: ir.RouteMatch) -> str:
+    conditions = (f"{c.name} {c.kind} {c.value}" for c in match.headers + match.query)
+    return " ".join((",".join(match.methods) or "*", host + pattern.shape, *conditions))
+
+
+def _methods(methods: tuple[str, ...] | None) -> tuple[str, ...]:
+    if methods is None:
+        return ()
+    return tuple(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
+
+
+def _value(name: str, condition: written.ValueMatch) -> ir.ValueMatch:
+    if condition.present is not None:
+        return ir.ValueMatch(name=name, kind="present" if condition.present else "absent")
+    for kind in ("exact", "prefix", "suffix", "contains", "regex"):
+        if (value := getattr(condition, kind)) is not None:
+            return ir.ValueMatch(name=name, kind=kind, value=value)
+    raise ValueError("a condition without a kind")
+
+
+def _services(
+    path: tuple[str | int, ...], route: written.Route, manifest: Manifest, findings: Findings
+) -> dict[str, Service]:
+    """The services that a route names and that exist."""
+    named: list[tuple[tuple[str | int, ...], str]] = []
+    if route.service is not None:
+        named.append(((*path, "service"), route.service))
+    named += [((*path, "services", i, "service"), one.service) for i, one in enumerate(route.services or ())]
+    mirrored = [((*path, "mirror", i, "service"), one.service) for i, one in enumerate(route.mirror)]
+    for where, name in (*named, *mirrored):
+        if name not in manifest.services:
+            findings.add(
+                where,
+                f'route "{route.label}": unknown service "{name}"',
+                hint=near(name, manifest.services) or "known are " + (", ".join(sorted(manifest.services)) or "none"),
+            )
+    return {name: manifest.services[name] for _, name in named if name in manifest.services}  # copies do not answer
+
+
+def near(name: str, known: Mapping[str, object]) -> str:
+    """A hint at the known name that was probably meant."""
+    return did_you_mean(name, known)
+
+
+def _action(
+    route: written.Route, pattern: paths.Pattern, services: Mapping[str, Service], manifest: Manifest
+) -> ir.Action:
+    defaults = manifest.gateway.defaults
+    maintenance = _maintenance(route, services, manifest)
+    if maintenance is not None:
+        return ir.ErrorResponse(
+            status=503, code="maintenance", error="Service Unavailable", message=maintenance.message
+        )
+    if route.redirect is not None:
+        return _redirect(route.redirect, pattern)
+    if route.respond is not None:
+        return ir.DirectResponse(
+            status=route.respond.status,
+            body=route.respond.body,
+            content_type=route.respond.content_type
+            or (_content_type(route.respond.body) if route.respond.body else None),
+        )
+    first = next(iter(services.values()), None)
+    if first is None:  # a service that does not exist has been reported
+        return ir.ErrorResponse(
+            status=503, code="service_unavailable", error="Service Unavailable", message="No service."
+        )
+    timeout = route.timeout or first.timeout or defaults.timeout
+    idle = route.idle_timeout or first.idle_timeout or defaults.idle_timeout
+    host = (route.rewrite.host if route.rewrite else None) or (None if first.host == "original" else first.host)
+    hashing = [service.load_balancing for service in services.values() if service.load_balancing.by is not None]
+    return ir.Forward(
+        clusters=_shares(route),
+        timeout_ms=None if timeout.is_none or route.websocket else timeout.ms,
+        idle_timeout_ms=0 if idle.is_none else idle.ms,
+        retry=_retry(route.retry or first.retry or defaults.retry),
+        path_rewrite=_rewrite(route.rewrite, pattern) if route.rewrite else None,
+        host_rewrite=None if host == "endpoint" else host,
+        keep_host=host is None,
+        hash_keys=tuple(dict.fromkeys(map(_hash_key, hashing))),
+        websocket=route.websocket,
+        mirrors=tuple(
+            ir.Mirror(cluster=names.service_cluster(one.service), percent=float(one.share)) for one in route.mirror
+        ),
+    )
+
+
+def _maintenance(route: written.Route, services: Mapping[str, Service], manifest: Manifest) -> Maintenance | None:
+    levels = (route.maintenance, *(service.maintenance for service in services.values()), manifest.gateway.maintenance)
+    if route.maintenance is not None and not route.maintenance.enabled:
+        return None
+    return next((level for level in levels if level is not None and level.enabled), None)
+
+
+def _content_type(body: str) -> str:
+    return "application/json" if re.match(r"\s*[\[{]", body) else "text/plain; charset=utf-8"
+
+
+def _shares(route: written.Route) -> tuple[ir.WeightedCluster, ...]:
+    if route.service is not None:
+        return (ir.WeightedCluster(cluster=names.service_cluster(route.service), weight=1),)
+    shares = (s for s in route.services or () if s.weight)
+    return tuple(ir.WeightedCluster(cluster=names.service_cluster(s.service), weight=s.weight) for s in shares)
+
+
+def _retry(retry: Retry) -> ir.RetryPolicy | None:
+    if retry.attempts == 0:
+        return None
+    statuses = tuple(sorted(int(on) for on in retry.on if on.isdigit()))
+    conditions = dict.fromkeys(name for on in retry.on for name in _CONDITIONS.get(on, ()))
+    if statuses:
+        conditions["retriable-status-codes"] = None
+    return ir.RetryPolicy(
+        retries=retry.attempts,
+        conditions=tuple(conditions),
+        statuses=statuses,
+        methods=() if retry.methods == "any" else tuple(sorted(retry.methods)),
+        backoff_base_ms=_backoff(retry.backoff)[0],
+        backoff_max_ms=_backoff(retry.backoff)[1],
+        per_try_timeout_ms=retry.per_try_timeout.ms if retry.per_try_timeout is not None else None,
+    )
+
+
+def _backoff(backoff: DurationRange) -> tuple[int, int]:
+    return backoff.first.ms, backoff.last.ms
+
+
+def _hash_key(balancing: LoadBalancing) -> ir.HashKey:
+    kind, _, name = (balancing.by or "ip").partition(".")
+    match kind:
+        case "header":
+            return ir.HashKey(kind="header", name=name)
+        case "cookie":
+            ttl = balancing.cookie_ttl
+            return ir.HashKey(kind="cookie", name=name, cookie_ttl_ms=ttl.ms if ttl is not None else None)
+        case _:
+            return ir.HashKey(kind="ip")
+
+
+def _rewrite(rewrite: written.Rewrite, pattern: paths.Pattern) -> ir.RegexRewrite | None:
+    if rewrite.path is not None:
+        return _template(rewrite.path, pattern)
+    if rewrite.prefix is not None:
+        return _template(rewrite.prefix.rstrip("/") + "{**}", pattern)
+    if rewrite.strip_prefix is not None:
+        prefix = re.escape(rewrite.strip_prefix.rstrip("/"))
+        return ir.RegexRewrite(regex=f"^{prefix}(?:/(.*))?$", substitution="/\\1")
+    if rewrite.regex is not None:
+        return ir.RegexRewrite(regex=rewrite.regex.match, substitution=rewrite.regex.replace)
+    return None
+
+
+def _template(template: str, pattern: paths.Pattern) -> ir.RegexRewrite:
+    """A path with `{parameter}`s and `{**}`: groups of the pattern's own expression."""
+    groups = {name: f"\\{1 + _group(pattern, segment)}" for name, segment in pattern.parameters.items()}
+    rest = f"\\{1 + sum(isinstance(s, paths.Single) for s in pattern.segments)}"
+    text = template.replace("\\", "\\\\").replace("/{**}", "{**}").replace("{**}", rest)
+    for name, group in groups.items():
+        text = text.replace("{" + name + "}", group)
+    # With nothing else left of the template, a request for the bare prefix must still have a path.
+    tail = "(/.*)?" if pattern.has_rest else "/?"
+    regex = "^" + pattern.regex(capture=True) + tail + "$"
+    if text == rest:
+        return ir.RegexRewrite(regex="^" + pattern.regex(capture=True) + "/?(.*)$", substitution="/" + rest)
+    return ir.RegexRewrite(regex=regex, substitution=text)
+
+
+def _group(pattern: paths.Pattern, segment: int) -> int:
+    """How many single wildcards come before this segment."""
+    return sum(isinstance(s, paths.Single) for s in pattern.segments[:segment])
+
+
+def _redirect(redirect: written.Redirect, pattern: paths.Pattern) -> ir.Redirect:
+    built = ir.Redirect(
+        status=redirect.code,
+        scheme=redirect.scheme,
+        host=redirect.host,
+        port=redirect.port,
+        keep_query=redirect.keep_query,
+    )
+    if redirect.to is not None:
+        found = re.fullmatch(r"(?:(https?)://([^/:]+|\[[^\]]+\])(?::(\d+))?)?(/.*)?", redirect.to)
+        if found is None:
+            raise ValueError(redirect.to)
+        scheme, host, port, path = found.groups()
+        return replace(
+            built,
+            scheme=scheme,
+            host=host,
+            port=int(port) if port else None,
+            path=path or ("/" if scheme else None),
+        )
+    if redirect.path is not None:
+        return replace(built, regex=_template(redirect.path, pattern))
+    if redirect.prefix is not None:
+        return replace(built, regex=_template(redirect.prefix.rstrip("/") + "{**}", pattern))
+    return built
+
+
+def mutations(changes: written.HeaderChanges) -> ir.HeaderMutations:
+    """Header changes as written → as a value."""
+    return ir.HeaderMutations(
+        set=tuple(changes.set.items()), add=tuple(changes.add.items()), remove=tuple(changes.remove)
+    )
+
+
+def _response_headers(route: written.Route, services: Mapping[str, Service], manifest: Manifest) -> ir.HeaderMutations:
+    own = mutations(route.response_headers)
+    extra = list((route.respond.headers if route.respond else {}).items())
+    maintenance = _maintenance(route, services, manifest)
+    if maintenance is not None and maintenance.retry_after is not None:
+        extra.append(("retry-after", str(max(1, maintenance.retry_after.ms // 1000))))
+    return replace(own, set=(*own.set, *extra))
+
+
+def _body_limit(route: written.Route, targets: tuple[Service, ...], manifest: Manifest) -> int | None:
+    """None where a body is a stream that must not be held back: gRPC and WebSocket."""
+    if route.websocket or any(service.protocol == "grpc" for service in targets):
+        return None
+    first = next(iter(targets), None)
+    limit = route.body_limit or (first.body_limit if first else None) or manifest.gateway.defaults.body_limit
+    return limit.bytes

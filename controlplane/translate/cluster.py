@@ -1,0 +1,243 @@
+"""ir clusters -> Cluster. Pure; memoised by value.
+
+Addresses that are IPs or sockets come by EDS, so that endpoints change without touching the cluster. As soon as one is
+a DNS name the cluster is STRICT_DNS: Envoy resolves it and every address it stands for is an endpoint of its own.
+
+Circuit breaking is Envoy's outlier detection with every endpoint ejectable and no panic threshold: when all are out, a
+request is answered 503 at once. A passing health check does not end an ejection early: a circuit stays open for as long
+as the manifest says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from functools import lru_cache
+from typing import assert_never
+
+import envoy_data_plane.envoy.config.cluster.v3 as cluster_v3
+import envoy_data_plane.envoy.config.core.v3 as core
+import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
+import envoy_data_plane.envoy.extensions.upstreams.http.v3 as http_v3
+import envoy_data_plane.envoy.type.matcher.v3 as matcher
+import envoy_data_plane.envoy.type.v3 as type_v3
+from envoy_data_plane.google.protobuf import Any as AnyMessage
+
+from controlplane.ir.cluster import Cluster, Connections, HealthCheck, OutlierDetection, Thresholds, UpstreamTls
+from controlplane.snapshot.resource import CLUSTER, Resource, whole
+from controlplane.translate.encode import encode, packed
+from controlplane.translate.endpoint import assignment, load_assignment
+
+_MEMO = 16_384
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_BUFFER_BYTES = 32 * 1024  # per connection, as Envoy's edge guide says
+_H2_STREAM_WINDOW, _H2_CONNECTION_WINDOW = 64 * 1024, 1024 * 1024
+
+
+def cluster_resources(cluster: Cluster) -> tuple[Resource, ...]:
+    """The cluster, and its endpoints when they come by EDS."""
+    origins = (cluster.origin,) if cluster.origin else ()
+    body = whole(CLUSTER, cluster.name, _encoded(_without_endpoints(cluster)), *origins)
+    return (body, load_assignment(cluster)) if _is_eds(cluster) else (body,)
+
+
+def _is_eds(cluster: Cluster) -> bool:
+    return all(endpoint.is_ip for endpoint in cluster.endpoints)
+
+
+def _without_endpoints(cluster: Cluster) -> Cluster:
+    """What the cluster's bytes depend on: not its place in a file, nor the endpoints when they come by EDS."""
+    return replace(cluster, origin=None, endpoints=() if _is_eds(cluster) else cluster.endpoints)
+
+
+@lru_cache(_MEMO)
+def _encoded(cluster: Cluster) -> bytes:
+    is_eds = _is_eds(cluster)
+    kinds = cluster_v3.ClusterDiscoveryType
+    return encode(
+        cluster_v3.Cluster(
+            name=cluster.name,
+            type=kinds.EDS if is_eds else kinds.STRICT_DNS,
+            eds_cluster_config=cluster_v3.ClusterEdsClusterConfig(eds_config=ADS) if is_eds else None,
+            load_assignment=None
+            if is_eds
+            else assignment(cluster.name, cluster.endpoints, cluster.failover_overprovisioning_percent),
+            dns_refresh_rate=_duration(cluster.dns_refresh_ms) if cluster.dns_refresh_ms and not is_eds else None,
+            respect_dns_ttl=not is_eds and cluster.dns_refresh_ms is None,
+            dns_lookup_family=_DNS_FAMILIES[cluster.dns_family],
+            connect_timeout=_duration(cluster.connections.connect_timeout_ms),
+            per_connection_buffer_limit_bytes=_BUFFER_BYTES,
+            lb_policy=_LB_POLICIES[cluster.load_balancing.policy],
+            common_lb_config=cluster_v3.ClusterCommonLbConfig(healthy_panic_threshold=type_v3.Percent(value=0)),
+            circuit_breakers=_circuit_breakers(cluster.thresholds),
+            outlier_detection=_outlier_detection(cluster.outliers) if cluster.outliers else None,
+            health_checks=[_health_check(cluster.health_check)] if cluster.health_check else [],
+            ignore_health_on_host_removal=True,
+            transport_socket=_transport_socket(cluster.tls, cluster.protocol) if cluster.tls else None,
+            typed_extension_protocol_options={_HTTP_OPTIONS: _http_options(cluster)},
+            upstream_connection_options=_connection_options(cluster.connections),
+        )
+    )
+
+
+ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3)
+
+_LB_POLICIES = {
+    "round_robin": cluster_v3.ClusterLbPolicy.ROUND_ROBIN,
+    "least_request": cluster_v3.ClusterLbPolicy.LEAST_REQUEST,
+    "random": cluster_v3.ClusterLbPolicy.RANDOM,
+    "hash": cluster_v3.ClusterLbPolicy.RING_HASH,
+}
+_DNS_FAMILIES = {
+    "auto": cluster_v3.ClusterDnsLookupFamily.AUTO,
+    "v4_only": cluster_v3.ClusterDnsLookupFamily.V4_ONLY,
+    "v6_only": cluster_v3.ClusterDnsLookupFamily.V6_ONLY,
+    "v4_preferred": cluster_v3.ClusterDnsLookupFamily.V4_PREFERRED,
+    "all": cluster_v3.ClusterDnsLookupFamily.ALL,
+}
+
+
+def _circuit_breakers(thresholds: Thresholds) -> cluster_v3.CircuitBreakers:
+    def at(priority: core.RoutingPriority) -> cluster_v3.CircuitBreakersThresholds:
+        return cluster_v3.CircuitBreakersThresholds(
+            priority=priority,
+            max_connections=thresholds.max_connections,
+            max_pending_requests=thresholds.max_pending_requests,
+            max_requests=thresholds.max_requests,
+            track_remaining=True,
+            retry_budget=cluster_v3.CircuitBreakersThresholdsRetryBudget(
+                budget_percent=type_v3.Percent(value=float(thresholds.retry_budget_percent)),
+                min_retry_concurrency=thresholds.min_retry_concurrency,
+            ),
+        )
+
+    return cluster_v3.CircuitBreakers(thresholds=[at(core.RoutingPriority.DEFAULT), at(core.RoutingPriority.HIGH)])
+
+
+def _outlier_detection(outliers: OutlierDetection) -> cluster_v3.OutlierDetection:
+    by_count, by_rate = outliers.consecutive_failures, outliers.failure_percent
+    return cluster_v3.OutlierDetection(
+        interval=_duration(outliers.interval_ms),
+        base_ejection_time=_duration(outliers.ejection_ms),
+        max_ejection_time=_duration(outliers.ejection_ms),
+        max_ejection_time_jitter=_duration(0),
+        max_ejection_percent=outliers.max_ejection_percent,
+        consecutive_5xx=by_count if by_count is not None else 5,
+        enforcing_consecutive_5xx=100 if by_count is not None else 0,
+        enforcing_consecutive_gateway_failure=0,
+        enforcing_success_rate=0,
+        failure_percentage_threshold=by_rate if by_rate is not None else 100,
+        enforcing_failure_percentage=100 if by_rate is not None else 0,
+        failure_percentage_minimum_hosts=1,
+        failure_percentage_request_volume=outliers.minimum_requests,
+        successful_active_health_check_uneject_host=False,
+    )
+
+
+def _health_check(check: HealthCheck) -> core.HealthCheck:
+    built = core.HealthCheck(
+        timeout=_duration(check.timeout_ms),
+        interval=_duration(check.interval_ms),
+        no_traffic_interval=_duration(check.interval_ms),
+        unhealthy_threshold=check.unhealthy_threshold,
+        healthy_threshold=check.healthy_threshold,
+        initial_jitter=_duration(min(check.interval_ms, 1_000)),
+        interval_jitter_percent=10,
+        reuse_connection=True,
+    )
+    match check.kind:
+        case "http":
+            built.http_health_check = core.HealthCheckHttpHealthCheck(
+                path=check.path,
+                host=check.host,
+                expected_statuses=[type_v3.Int64Range(start=start, end=end) for start, end in check.expected_statuses],
+            )
+        case "grpc":
+            built.grpc_health_check = core.HealthCheckGrpcHealthCheck(
+                service_name=check.grpc_service, authority=check.host
+            )
+        case "tcp":
+            built.tcp_health_check = core.HealthCheckTcpHealthCheck()
+        case _:
+            assert_never(check.kind)
+    return built
+
+
+def _transport_socket(tls: UpstreamTls, protocol: str) -> core.TransportSocket:
+    roots = tls_v3.CertificateValidationContext(
+        trusted_ca=_inline(tls.ca_pem) if tls.ca_pem is not None else None,
+        system_root_certs=tls_v3.CertificateValidationContextSystemRootCerts() if tls.ca_pem is None else None,
+        match_typed_subject_alt_names=[
+            tls_v3.SubjectAltNameMatcher(
+                san_type=tls_v3.SubjectAltNameMatcherSanType.DNS, matcher=matcher.StringMatcher(exact=name)
+            )
+            for name in tls.subject_names
+        ],
+    )
+    certificates = (
+        [tls_v3.TlsCertificate(certificate_chain=_inline(tls.certificate_pem), private_key=_inline(tls.key_pem or ""))]
+        if tls.certificate_pem is not None
+        else []
+    )
+    alpn = {"http1": ["http/1.1"], "http2": ["h2"], "auto": ["h2", "http/1.1"]}[protocol]
+    context = tls_v3.UpstreamTlsContext(
+        sni=tls.sni or "",
+        common_tls_context=tls_v3.CommonTlsContext(
+            alpn_protocols=alpn,
+            tls_certificates=certificates,
+            validation_context=roots if tls.verify else None,
+        ),
+    )
+    return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
+
+
+def _inline(text: str) -> core.DataSource:
+    return core.DataSource(inline_string=text)
+
+
+def _http_options(cluster: Cluster) -> AnyMessage:
+    http2 = core.Http2ProtocolOptions(
+        max_concurrent_streams=cluster.connections.max_concurrent_streams or 100,
+        initial_stream_window_size=_H2_STREAM_WINDOW,
+        initial_connection_window_size=_H2_CONNECTION_WINDOW,
+    )
+    options = http_v3.HttpProtocolOptions(
+        common_http_protocol_options=core.HttpProtocolOptions(
+            idle_timeout=_duration(cluster.connections.idle_timeout_ms)
+            if cluster.connections.idle_timeout_ms is not None
+            else None,
+            max_requests_per_connection=cluster.connections.max_requests_per_connection,
+        ),
+    )
+    if cluster.tls is not None and cluster.tls.verify and not cluster.tls.sni:
+        options.upstream_http_protocol_options = core.UpstreamHttpProtocolOptions(
+            auto_sni=True, auto_san_validation=not cluster.tls.subject_names
+        )
+    match cluster.protocol:
+        case "http1":
+            options.explicit_http_config = http_v3.HttpProtocolOptionsExplicitHttpConfig(
+                http_protocol_options=core.Http1ProtocolOptions()
+            )
+        case "http2":
+            options.explicit_http_config = http_v3.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
+        case "auto":
+            options.auto_config = http_v3.HttpProtocolOptionsAutoHttpConfig(
+                http_protocol_options=core.Http1ProtocolOptions(), http2_protocol_options=http2
+            )
+        case _:
+            assert_never(cluster.protocol)
+    return packed(options)
+
+
+def _connection_options(connections: Connections) -> cluster_v3.UpstreamConnectionOptions | None:
+    if connections.tcp_keepalive_s is None:
+        return None
+    return cluster_v3.UpstreamConnectionOptions(
+        tcp_keepalive=core.TcpKeepalive(
+            keepalive_time=connections.tcp_keepalive_s, keepalive_interval=connections.tcp_keepalive_s
+        )
+    )
+
+
+def _duration(ms: int) -> timedelta:
+    return timedelta(milliseconds=ms)
