@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -46,6 +46,10 @@ class Model(BaseModel):
 
     shorthand: ClassVar[str | None] = None
     """The field that a bare scalar, written in place of the whole mapping, stands for."""
+
+    def __deepcopy__(self, memo: object = None) -> Self:
+        """Itself: nothing in it changes. pydantic copies a default that it cannot hash, once per model made."""
+        return self
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler, /) -> CoreSchema:
