@@ -83,7 +83,11 @@ def _connection_manager(listener: Listener, gateway: Gateway) -> hcm_v3.HttpConn
         # Who asks, and under which id.
         use_remote_address=True,
         xff_num_trusted_hops=edge.trusted_hops,
-        internal_address_config=hcm_v3.HttpConnectionManagerInternalAddressConfig(),
+        # No address is internal: an internal client could steer retries and time-outs by x-envoy-* headers. An empty
+        # setting would still trust private networks.
+        internal_address_config=hcm_v3.HttpConnectionManagerInternalAddressConfig(
+            cidr_ranges=[core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
+        ),
         forward_client_cert_details=hcm_v3.HttpConnectionManagerForwardClientCertDetails.SANITIZE_SET,
         generate_request_id=True,
         preserve_external_request_id=edge.keep_request_id,

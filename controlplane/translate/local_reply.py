@@ -170,14 +170,14 @@ def local_reply_config() -> LocalReplyConfig:
     return LocalReplyConfig(mappers=list(map(_mapper, REPLIES)))
 
 
-def error_body(code: str, error: str, message: str) -> SubstitutionFormatString:
-    """The one error shape, its status and request id filled in by Envoy."""
+def error_body(status: int | None, code: str, error: str, message: str) -> SubstitutionFormatString:
+    """The one error shape. Envoy fills in the request id, and the status where it is not known before."""
     return SubstitutionFormatString(
         json_format=Struct(
             fields={
                 "error": _text(error),
                 "message": _text(message),
-                "status": _text("%RESPONSE_CODE%"),
+                "status": Value(number_value=float(status)) if status is not None else _text("%RESPONSE_CODE%"),
                 "request_id": _text(REQUEST_ID),
                 "code": _text(code),
             }
@@ -191,7 +191,7 @@ def _mapper(reply: Reply) -> ResponseMapper:
         filter=_filter(reply),
         status_code=reply.status,
         body=DataSource(inline_string=""),
-        body_format_override=error_body(reply.code, reply.error, reply.message),
+        body_format_override=error_body(reply.status, reply.code, reply.error, reply.message),
     )
 
 

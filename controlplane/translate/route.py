@@ -40,6 +40,7 @@ from controlplane.ir.route import (
 )
 from controlplane.snapshot.resource import ROUTE, Nested, Node, Part, Resource, field
 from controlplane.translate.encode import encode
+from controlplane.translate.header_value import literal
 from controlplane.translate.http_filters.chain import HTTP_FILTERS
 from controlplane.translate.local_reply import error_body
 
@@ -224,7 +225,7 @@ def _action(action: Action) -> bytes:
                 )
             )
         case ErrorResponse():
-            body = error_body(action.code, action.error, action.message)
+            body = error_body(action.status, action.code, action.error, action.message)
             return encode(
                 route_v3.Route(
                     direct_response=route_v3.DirectResponseAction(status=action.status, body_format=body),
@@ -366,7 +367,7 @@ def _headers(request: HeaderMutations, response: HeaderMutations) -> bytes:
 def _to_add(mutations: HeaderMutations) -> list[core.HeaderValueOption]:
     actions = core.HeaderValueOptionHeaderAppendAction
     return [
-        core.HeaderValueOption(header=core.HeaderValue(key=name, value=value), append_action=action)
+        core.HeaderValueOption(header=core.HeaderValue(key=name, value=literal(value)), append_action=action)
         for pairs, action in (
             (mutations.set, actions.OVERWRITE_IF_EXISTS_OR_ADD),
             (mutations.add, actions.APPEND_IF_EXISTS_OR_ADD),
