@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from controlplane.ir.route import ExactPath, PathMatch, PathPrefix, PathRegex
 
@@ -36,20 +37,20 @@ class Single:
 Segment = Literal | Single
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pattern:
     """A parsed path pattern. `has_rest`: it ends in `**`."""
 
     segments: tuple[Segment, ...]
     has_rest: bool
 
-    @property
+    @cached_property
     def shape(self) -> str:
         """What it matches, whatever its parameters are called: equal for patterns no path can tell apart."""
         segments = "".join("/" + (s.text if isinstance(s, Literal) else "*") for s in self.segments)
         return segments + ("/**" if self.has_rest else "") or "/"
 
-    @property
+    @cached_property
     def order(self) -> tuple[tuple[int, str], ...]:
         """Sort key: the most specific first."""
         # A literal comes before any single wildcard, that before the end of the path, that before the rest. Among
@@ -57,21 +58,12 @@ class Pattern:
         segments = tuple((0, s.text) if isinstance(s, Literal) else (1, "") for s in self.segments)
         return (*segments, (3, "") if self.has_rest else (2, ""))
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, int]:
         """The names of its parameters and the number of the segment each stands for, from 0."""
         return {s.name: i for i, s in enumerate(self.segments) if isinstance(s, Single) and s.name is not None}
 
-    @property
-    def literal_prefix(self) -> str:
-        """The path of the literal segments before the first wildcard."""
-        out = []
-        for segment in self.segments:
-            if not isinstance(segment, Literal):
-                break
-            out.append(segment.text)
-        return "/" + "/".join(out)
-
+    @cached_property
     def matcher(self) -> PathMatch:
         """The pattern in Envoy's words: a plain comparison where one will do."""
         if all(isinstance(s, Literal) for s in self.segments):
@@ -85,6 +77,7 @@ class Pattern:
         return "".join("/" + (re.escape(s.text) if isinstance(s, Literal) else one) for s in self.segments)
 
 
+@lru_cache(65_536)
 def parse(text: str) -> Pattern:
     """The pattern of a path that the manifests' model has accepted."""
     words = [word for word in text.split("/")[1:] if word]

@@ -156,7 +156,7 @@ def _candidates(
     path = ("routes", number)
     pattern = paths.parse(route.path)
     match = ir.RouteMatch(
-        path=pattern.matcher(),
+        path=pattern.matcher,
         methods=_methods(route.methods),
         headers=tuple(_value(name, one) for name, one in sorted(route.headers.items())),
         query=tuple(_value(name, one) for name, one in sorted(route.query.items())),

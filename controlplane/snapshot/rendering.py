@@ -48,7 +48,8 @@ def as_value(resource: Resource) -> dict[str, Any]:
     if resource.type_url == EXTENSION and resource.audience is Audience.SERVICE:
         document = value.get("typed_config", {})
         document["value"] = redacted(json.loads(document.get("value", "{}")))
-    return _without_keys(value)
+    shown: dict[str, Any] = _without_keys(value)
+    return shown
 
 
 def redacted(value: Any) -> Any:
