@@ -60,7 +60,7 @@ class UnknownKey(TokenRefused):
         self.kid = kid
 
 
-def verify(token: str, issuers: Mapping[str, Issuer], now: float) -> Verified:
+def verify(token: str | bytes, issuers: Mapping[str, Issuer], now: float) -> Verified:
     """The identity a token proves. `issuers` are by their `iss`. Raises TokenRefused or KeysUnavailable."""
     jws = parse(token)
     try:

@@ -7,6 +7,7 @@ visible ASCII passes, and a comma only where no list would form.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from extauthz.core.strict import Json
@@ -66,11 +67,11 @@ def header_value(value: Json) -> str:
     return element(value)
 
 
-def claim(claims: dict[str, Json], name: str) -> Json:
+def claim(claims: Mapping[str, Json], name: str) -> Json:
     """A claim by its name, or by a path with dots into nested objects; None when it is not there."""
     if name in claims:
         return claims[name]
-    found: Json = claims
+    found: Json = dict(claims)
     for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
             return None
