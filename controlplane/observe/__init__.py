@@ -1,0 +1,1 @@
+"""What the running Envoys say about services: health of endpoints and states of circuits. Read only."""
