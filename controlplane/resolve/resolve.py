@@ -74,7 +74,7 @@ def _identity(manifest: Manifest, read: ReadFile, findings: Findings) -> identit
     try:
         return identity(manifest.identity, manifest.api_keys, read)
     except (OSError, ValueError) as problem:
-        findings.add(("identity",), f"identity: {problem}", code="file")
+        findings.add(("identity",), str(problem), code="file")
         return identity_ir.Identity()
 
 
@@ -105,7 +105,7 @@ def _clusters(
         try:
             built.append(cluster(name, service, manifest.gateway.defaults, place(path), read))
         except OSError as problem:
-            findings.add((*path, "tls"), f'service "{name}": {problem}', code="file")
+            findings.add((*path, "tls"), str(problem), code="file")
     return built
 
 
@@ -146,7 +146,7 @@ def _listener(
                 origin=place((*path, "tls")),
             )
         except OSError as problem:
-            findings.add((*path, "tls"), f"listener on port {listener.port}: {problem}", code="file")
+            findings.add((*path, "tls"), str(problem), code="file")
     return ir.Listener(
         name=names.listener(listener.address, listener.port),
         address=listener.address,

@@ -1,0 +1,88 @@
+"""The way of a manifest in one function: a folder becomes a snapshot, or every problem of it.
+
+All or nothing: with one problem anywhere there is no snapshot, and whoever serves one goes on serving what it has. An
+authentication rule dropped beside a route that is kept would be an open door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+
+from controlplane.ir.cluster import Endpoint
+from controlplane.ir.gateway import Gateway
+from controlplane.manifests.load import Memory, Refused, Sources, load
+from controlplane.manifests.models.document import Manifest
+from controlplane.manifests.problem import Problem, in_order
+from controlplane.resolve.findings import Finding
+from controlplane.resolve.resolve import Deployment, resolve
+from controlplane.resolve.services import is_ip
+from controlplane.snapshot.snapshot import Snapshot
+from controlplane.translate.translate import translate
+from serving.address import Address, UnixAddress
+
+_LARGEST_FILE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A folder without problems and what became of it. `files` are those it reads besides the manifests."""
+
+    manifest: Manifest
+    gateway: Gateway
+    snapshot: Snapshot
+    sources: Sources
+    files: tuple[FilePath, ...]
+
+
+def build(
+    folder: FilePath, environ: Mapping[str, str], deployment: Deployment, memory: Memory | None = None
+) -> Built | Refused:
+    """Reads, resolves and translates the folder. `memory` makes the next call cost what changed."""
+    loaded = load(folder, environ, memory)
+    if isinstance(loaded, Refused):
+        return loaded
+    sources = loaded.sources
+    files: list[FilePath] = list(sources.included)
+    resolved = resolve(loaded.manifest, deployment, sources.position, _reader(sources.folder, files))
+    if resolved.findings:
+        problems = in_order(_problem(finding, sources) for finding in resolved.findings)
+        return Refused(problems=problems, sources=sources)
+    return Built(
+        manifest=loaded.manifest,
+        gateway=resolved.gateway,
+        snapshot=Snapshot.of(translate(resolved.gateway)),
+        sources=sources,
+        files=tuple(dict.fromkeys(files)),
+    )
+
+
+def endpoint(address: Address) -> Endpoint:
+    """Where one of our own services listens, as an endpoint of its cluster."""
+    if isinstance(address, UnixAddress):
+        return Endpoint(address=str(address.path), port=None)
+    return Endpoint(address=address.host, port=address.port, is_ip=is_ip(address.host))
+
+
+def _problem(finding: Finding, sources: Sources) -> Problem:
+    return sources.problem(finding.path, finding.message, code=finding.code, hint=finding.hint)
+
+
+def _reader(folder: FilePath, read: list[FilePath]) -> Callable[[str], str]:
+    def read_file(name: str) -> str:
+        path = folder / name
+        read.append(path)
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(_LARGEST_FILE + 1)
+        except OSError as problem:
+            raise OSError(f'the file "{name}" cannot be read: {problem.strerror}') from None
+        if len(content) > _LARGEST_FILE:
+            raise OSError(f'the file "{name}" has more than {_LARGEST_FILE} bytes')
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            raise OSError(f'the file "{name}" is not text') from None
+
+    return read_file
