@@ -3,10 +3,10 @@
 A resource is immutable. Its version is a hash of its bytes, so equal content has an equal version in every process and
 after every restart, and what did not change is never sent again.
 
-Some resources hold many things of the user's (a RouteConfiguration holds every route of a listener). Such a resource is
-kept as a tree of encoded fields, so that one `Part` can be replaced or left out when Envoy rejects it, without anyone
-decoding or rebuilding the rest. This module knows protobuf's wire format for length-delimited fields and nothing else of
-protobuf; it must not know manifests, ir, or gRPC.
+Some resources hold many things of the user's (a RouteConfiguration holds every route of a listener). Such a resource
+is kept as a tree of encoded fields, so that one `Part` can be replaced or left out when Envoy rejects it, without
+anyone decoding or rebuilding the rest. This module knows protobuf's wire format for length-delimited fields and nothing
+else of protobuf; it must not know manifests, ir, or gRPC.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Resource:
     tree: tuple[Node, ...]
     origins: tuple[Origin, ...] = ()
     audience: Audience = Audience.ENVOY
+    ttl_s: float | None = None
+    """How long a client that knows about time to live keeps it without hearing of it again."""
 
     @cached_property
     def body(self) -> bytes:
@@ -95,6 +97,7 @@ class Resource:
             tree=_replace(self.tree, replacements),
             origins=self.origins,
             audience=self.audience,
+            ttl_s=self.ttl_s,
         )
 
 

@@ -1,0 +1,231 @@
+"""Which resources a resource refers to, read from its bytes, and whether a snapshot has all of them.
+
+Envoy acknowledges routes to clusters it does not have, and the removal of clusters that routes still use: both answer
+503 from then on. So nothing may be served whose references do not resolve, and the conversation with each client needs
+to know who refers to whom. References are read per `Part` and remembered by content: an edit costs what it changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+
+from controlplane.origin import Origin
+from controlplane.snapshot import resource as types
+from controlplane.snapshot.resource import Nested, Node, Part, Resource, field
+from controlplane.snapshot.snapshot import Snapshot
+
+
+class Reference(NamedTuple):
+    type_url: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dangling:
+    """`resource` names `reference`, which the snapshot does not hold."""
+
+    type_url: str
+    resource: str
+    reference: Reference
+    origin: Origin | None
+
+    def __str__(self) -> str:
+        kind, wanted = self.type_url.rpartition(".")[2], self.reference.type_url.rpartition(".")[2]
+        where = self.origin or "generated"
+        return f'{where}: {kind} "{self.resource}" names {wanted} "{self.reference.name}", which is missing'
+
+
+def check(snapshot: Snapshot) -> tuple[Dangling, ...]:
+    """Every reference of the snapshot that does not resolve inside it."""
+    return tuple(
+        Dangling(type_url=resource.type_url, resource=resource.name, reference=reference, origin=origin)
+        for resource in snapshot
+        if not all(snapshot.get(*reference) for reference in references(resource))
+        for reference, origin in _located(resource)
+        if snapshot.get(*reference) is None
+    )
+
+
+def references(resource: Resource) -> frozenset[Reference]:
+    """Everything the resource names: clusters, route configurations, endpoints, secrets, extension configurations."""
+    return _of_version(_Keyed(resource))
+
+
+def part_references(resource: Resource) -> Iterator[tuple[Part, frozenset[Reference]]]:
+    """Each part of the resource with what it alone names."""
+    for path, part in _paths(resource.tree, ()):
+        yield part, _of_body(resource.type_url, _wrapped(path, part.body))
+
+
+class _Keyed:
+    """A resource as a cache key: by content, without comparing trees."""
+
+    __slots__ = ("key", "resource")
+
+    def __init__(self, resource: Resource) -> None:
+        self.resource = resource
+        self.key = (resource.type_url, resource.name, resource.version)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and self.key == other.key
+
+
+@lru_cache(maxsize=65_536)
+def _of_version(keyed: _Keyed) -> frozenset[Reference]:
+    resource = keyed.resource
+    found = set(_of_body(resource.type_url, _skeleton(resource.tree)))
+    for path, part in _paths(resource.tree, ()):
+        found |= _of_body(resource.type_url, _wrapped(path, part.body))
+    return frozenset(found)
+
+
+def _located(resource: Resource) -> Iterator[tuple[Reference, Origin | None]]:
+    seen: set[Reference] = set()
+    for part, named in part_references(resource):
+        for reference in named:
+            seen.add(reference)
+            yield reference, part.origin
+    for reference in references(resource) - seen:
+        yield reference, resource.origins[0] if resource.origins else None
+
+
+def _paths(tree: tuple[Node, ...], path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Part]]:
+    for node in tree:
+        match node:
+            case Part():
+                yield path, node
+            case Nested():
+                yield from _paths(node.children, (*path, node.field))
+            case bytes():
+                pass
+
+
+def _skeleton(tree: tuple[Node, ...]) -> bytes:
+    """The tree's bytes without its parts: still a valid message, since every part is a whole field."""
+    out = []
+    for node in tree:
+        match node:
+            case bytes():
+                out.append(node)
+            case Nested():
+                out.append(field(node.field, _skeleton(node.children)))
+            case Part():
+                pass
+    return b"".join(out)
+
+
+def _wrapped(path: tuple[int, ...], body: bytes) -> bytes:
+    """A part inside the messages that surround it: parsed as the resource's type, it is its only content."""
+    for number in reversed(path):
+        body = field(number, body)
+    return body
+
+
+@lru_cache(maxsize=262_144)
+def _of_body(type_url: str, body: bytes) -> frozenset[Reference]:
+    kind = message_type(type_url)
+    if kind is None:
+        return frozenset()
+    try:
+        message = kind.FromString(body)
+    except DecodeError:
+        return frozenset()
+    return frozenset(_walk(message))
+
+
+def _walk(message: Message) -> Iterator[Reference]:
+    """References of the message and of everything inside it, through `Any`."""
+    full_name = message.DESCRIPTOR.full_name
+    if full_name == "google.protobuf.Any":
+        inner = message_type(message.type_url)
+        if inner is not None:
+            yield from _walk(inner.FromString(message.value))
+        return
+    yield from _direct(full_name, message)
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        if not descriptor.is_repeated:
+            yield from _walk(value)
+        elif descriptor.message_type.GetOptions().map_entry:
+            if descriptor.message_type.fields_by_name["value"].message_type is not None:
+                for item in value.values():
+                    yield from _walk(item)
+        else:
+            for item in value:
+                yield from _walk(item)
+
+
+_NAMES_CLUSTER = {
+    "envoy.config.route.v3.RouteAction": "cluster",
+    "envoy.config.route.v3.RouteAction.RequestMirrorPolicy": "cluster",
+    "envoy.config.route.v3.WeightedCluster.ClusterWeight": "name",
+    "envoy.config.core.v3.GrpcService.EnvoyGrpc": "cluster_name",
+    "envoy.config.core.v3.HttpUri": "cluster",
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": "cluster",
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": "name",
+}
+_DISCOVERABLE = {
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
+    "envoy.config.listener.v3.Filter",
+    "envoy.config.listener.v3.ListenerFilter",
+}
+
+
+def _direct(full_name: str, message: Message) -> Iterator[Reference]:
+    attribute = _NAMES_CLUSTER.get(full_name)
+    if attribute is not None:
+        name = getattr(message, attribute)
+        if name:
+            yield Reference(types.CLUSTER, name)
+    elif full_name == "envoy.config.cluster.v3.Cluster":
+        if message.type == message.EDS and not message.HasField("cluster_type"):
+            yield Reference(types.ENDPOINT, message.eds_cluster_config.service_name or message.name)
+    elif full_name == "envoy.extensions.clusters.aggregate.v3.ClusterConfig":
+        for name in message.clusters:
+            yield Reference(types.CLUSTER, name)
+    elif full_name == "envoy.extensions.filters.network.http_connection_manager.v3.Rds":
+        yield Reference(types.ROUTE, message.route_config_name)
+    elif full_name == "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig":
+        if message.HasField("sds_config"):
+            yield Reference(types.SECRET, message.name)
+    elif full_name in _DISCOVERABLE and message.HasField("config_discovery"):
+        yield Reference(types.EXTENSION, message.name)
+
+
+_KNOWN_ROOTS = re.compile(r"(envoy|xds|udpa|ratelimit)(\.[a-z0-9_]+)+\.v\d+(alpha|beta)?\d*$")
+
+
+@lru_cache(maxsize=1_024)
+def message_type(type_url: str) -> type[Message] | None:
+    """The generated class of a type URL, its module imported on the way; None for types that do not ship with us."""
+    full_name = type_url.rpartition("/")[2]
+    pool = descriptor_pool.Default()
+    try:
+        descriptor = pool.FindMessageTypeByName(full_name)
+    except KeyError:
+        package = full_name.rpartition(".")[0]
+        if not _KNOWN_ROOTS.match(package):
+            return None
+        try:
+            folder = importlib.import_module(package)
+            for module in pkgutil.iter_modules(folder.__path__):
+                if module.name.endswith("_pb2"):
+                    importlib.import_module(f"{package}.{module.name}")
+            descriptor = pool.FindMessageTypeByName(full_name)
+        except (ImportError, KeyError):
+            return None
+    message_class: type[Message] = message_factory.GetMessageClass(descriptor)
+    return message_class

@@ -1,0 +1,175 @@
+"""One type on one stream: what the client asked for, what it was sent, and what it has said about that.
+
+A channel keeps the books; `stream` decides what is offered. What the client holds is kept as the resources themselves
+(shared with every other stream), because taking anything away needs to know what the client's forms refer to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from controlplane.snapshot.resource import Resource
+from controlplane.xds.protocol import LEGACY_WILDCARD
+from controlplane.xds.subscription import Subscription
+from controlplane.xds.trial import PartTrial, Suspects
+
+REJECTIONS_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A form whose content is unknown here: the client got it from an earlier life of this server."""
+
+    version: str
+
+
+ABSENT = Elsewhere("")
+"""The client has been told that the name does not exist, or is to forget it."""
+
+Form = Resource | Elsewhere
+Content = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A response that is not answered yet."""
+
+    changes: Mapping[str, Form]
+    content: Content
+    sent_at: float
+    is_trial: bool
+    """One of the groups that are tried to find a guilty resource."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nack:
+    text: str
+    at: float
+    names: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Channel:
+    type_url: str
+    subscription: Subscription = field(init=False)
+    sent: dict[str, Form] = field(default_factory=dict)
+    acked: dict[str, Form] = field(default_factory=dict)
+    offers: dict[str, Offer] = field(default_factory=dict)
+    owed: set[str] = field(default_factory=set)
+    """Names that get an answer even if nothing changed."""
+    dirty: set[str] = field(default_factory=set)
+    """Names that may differ from what the client has. Always holds the owed ones."""
+    must_answer: bool = False
+    """The client waits for a response even if it is empty: the first one of a wildcard."""
+    last_nonce: str = ""
+    last_version: str = ""
+    suspects: Suspects = field(default_factory=Suspects)
+    pinned: dict[str, str] = field(default_factory=dict)
+    """Versions, by name, that the client refused and is not offered again."""
+    part_trials: dict[str, PartTrial] = field(default_factory=dict)
+    refused: dict[Content, None] = field(default_factory=dict)
+    doubtful: dict[str, list[Form]] = field(default_factory=dict)
+    """Forms that were sent and neither accepted nor surely dropped: the client may be using them."""
+    nack: Nack | None = None
+    acked_at: float | None = None
+    sent_at: float | None = None
+    requests: int = 0
+    responses: int = 0
+
+    def __post_init__(self) -> None:
+        self.subscription = Subscription(legacy_allowed=self.type_url in LEGACY_WILDCARD)
+
+    def owe(self, names: Iterable[str]) -> None:
+        names = tuple(names)
+        self.owed.update(names)
+        self.dirty.update(names)
+
+    def settle(self, name: str) -> None:
+        self.owed.discard(name)
+        self.dirty.discard(name)
+
+    def forget(self, name: str) -> None:
+        """The client no longer asks for the name: it holds nothing of it, and must get it again if it asks again."""
+        self.settle(name)
+        for book in (self.sent, self.acked, self.pinned, self.part_trials, self.doubtful):
+            book.pop(name, None)
+
+    def forget_uncovered(self) -> None:
+        for name in [name for name in (*self.sent, *self.dirty) if not self.subscription.covers(name)]:
+            self.forget(name)
+
+    def offered(self, nonce: str, offer: Offer) -> None:
+        self.offers[nonce] = offer
+        self.last_nonce = nonce
+        self.sent_at = offer.sent_at
+        self.responses += 1
+        for name, form in offer.changes.items():
+            self.sent[name] = form
+            self.owed.discard(name)
+            self.dirty.discard(name)
+
+    def withdraw(self) -> None:
+        """Unanswered offers are superseded: what they held counts as never sent, and is part of the next one."""
+        for nonce in tuple(self.offers):
+            offer = self.offers.pop(nonce)
+            self._doubt(offer)
+            self._roll_back(offer)
+
+    def accepted(self, nonce: str, now: float) -> None:
+        offer = self.offers.pop(nonce)
+        self.acked_at = now
+        if not self.offers and not self.suspects and not self.pinned:
+            self.nack = None
+        for name, form in offer.changes.items():
+            if not self.subscription.covers(name):
+                if form is ABSENT:
+                    self.forget(name)
+                continue
+            self.acked[name] = form
+            self.doubtful.pop(name, None)
+            if name in self.part_trials and not self.part_trials[name].is_concluded:
+                self.dirty.add(name)
+            if form is ABSENT and name not in self.subscription.names and self.sent.get(name) is ABSENT:
+                self.forget(name)
+        if offer.is_trial:
+            self.suspects.done()
+
+    def refused_offer(self, nonce: str) -> Offer:
+        offer = self.offers.pop(nonce)
+        self.refuse(offer)
+        return offer
+
+    def refuse(self, offer: Offer) -> None:
+        if len(offer.changes) > 1:
+            self._doubt(offer)
+        self._roll_back(offer)
+        self.refused[offer.content] = None
+        if len(self.refused) > REJECTIONS_REMEMBERED:
+            del self.refused[next(iter(self.refused))]
+        if offer.is_trial:
+            self.suspects.done()
+
+    def held(self) -> Iterator[Form]:
+        """Every form the client may be using: the accepted ones, those on their way, and those it may have kept."""
+        yield from self.acked.values()
+        for offer in self.offers.values():
+            yield from offer.changes.values()
+        for forms in self.doubtful.values():
+            yield from forms
+
+    def _doubt(self, offer: Offer) -> None:
+        for name, form in offer.changes.items():
+            forms = self.doubtful.setdefault(name, [])
+            if not any(form is known for known in forms):
+                forms.append(form)
+
+    def _roll_back(self, offer: Offer) -> None:
+        for name, form in offer.changes.items():
+            if self.sent.get(name) is not form:
+                continue
+            if name in self.acked:
+                self.sent[name] = self.acked[name]
+            else:
+                del self.sent[name]
+            self.dirty.add(name)

@@ -1,0 +1,365 @@
+"""What is served, to whom, and what came of it: the one object behind every stream.
+
+A snapshot comes in whole (`set_snapshot`), is checked, and is handed to every session; what clients refuse comes back
+as verdicts and changes what their kind is served. Everything runs on one event loop: no locks. It must not know
+manifests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+import grpc
+import structlog
+
+from controlplane.snapshot import resource as types
+from controlplane.snapshot.consistency import check
+from controlplane.snapshot.history import History
+from controlplane.snapshot.resource import Audience
+from controlplane.snapshot.snapshot import EMPTY, Snapshot
+from controlplane.xds import metrics, report
+from controlplane.xds.channel import ABSENT
+from controlplane.xds.codec import Encoder
+from controlplane.xds.fuse import mass_deletion
+from controlplane.xds.methods import METHODS, Method
+from controlplane.xds.protocol import Node
+from controlplane.xds.quarantine import Quarantine
+from controlplane.xds.session import Session
+from controlplane.xds.status import HeldChange, Status
+from controlplane.xds.stream import Stream
+from serving.server import Call, Service
+
+_log = structlog.get_logger("controlplane.xds")
+
+_ROUTES_WAIT = frozenset({types.LISTENER, types.ROUTE, types.VIRTUAL_HOST})
+SERVICE_AGENT = "causeway"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How the control plane behaves towards its clients."""
+
+    identifier: str = "causeway"
+    deletion_share: float = 0.5
+    """A change that removes more than this share of the routes or services at once waits for a confirmation."""
+    policy_patience_s: float = 5.0
+    """How long routes wait for the services to accept the policy documents they name."""
+    patience_s: float = 1.0
+    max_streams: int = 10_000
+    silent_after_s: float = 20.0
+
+
+class Outcome(Enum):
+    SERVED = "served"
+    UNCHANGED = "unchanged"
+    HELD = "held"
+    """It removes too much at once: confirm it."""
+
+
+class Inconsistent(ValueError):  # noqa: N818  # reads as the sentence it is raised with
+    """The snapshot names what it does not hold. `problems` are sentences with their places."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems[:3]))
+
+
+@dataclass(slots=True)
+class _Waiting:
+    snapshot: Snapshot
+    revision: str
+    reason: str
+    removes: tuple[str, ...]
+    since: float
+
+
+class ControlPlane:
+    """Serves snapshots to every client that asks. `services()` are the gRPC services to put on a server."""
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.encoder = Encoder(self.policy.identifier)
+        self.snapshot: Snapshot | None = None
+        self.revision = ""
+        self.served_at = clock()
+        self.source = "manifests"
+        self.problems: tuple[str, ...] = ()
+        self.problems_at: float | None = None
+        self.quarantine = quarantine or Quarantine()
+        self.sessions: dict[Session, None] = {}
+        self.is_service: Callable[[Node], bool] = lambda node: node.agent == SERVICE_AGENT
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when what should survive a restart has changed."""
+        self._clock = clock
+        self._wall = wall
+        self._history = History()
+        self._effective: dict[str, Snapshot] = {}
+        self._accepted: dict[str, Snapshot] = {}
+        self._waiting: _Waiting | None = None
+        self._gate_until: float | None = None
+        self._gate_timer: asyncio.TimerHandle | None = None
+        self._news = asyncio.Event()
+
+    # What is served
+
+    async def set_snapshot(self, snapshot: Snapshot, *, revision: str = "", confirmed: bool = False) -> Outcome:
+        """Serves the snapshot from now on. Raises Inconsistent when it names what it does not hold.
+
+        A snapshot that removes more than the allowed share of what is served is held until `confirm`.
+        """
+        revision = revision or snapshot.version
+        problems = check(snapshot)
+        if problems:
+            raise Inconsistent(map(str, problems))
+        if self.snapshot is not None and snapshot.version == self.snapshot.version:
+            self.revision = revision
+            self._waiting = None
+            self._settle()
+            return Outcome.UNCHANGED
+        removes = (
+            ()
+            if confirmed or self.snapshot is None
+            else mass_deletion(self.snapshot, snapshot, self.policy.deletion_share)
+        )
+        if removes:
+            reason = f"removes {len(removes)} at once, more than {self.policy.deletion_share:.0%} of what is served"
+            self._waiting = _Waiting(snapshot, revision, reason, removes, self._clock())
+            _log.warning("change held until confirmed", revision=revision, reason=reason, removes=removes[:20])
+            metrics.HELD.set(1)
+            return Outcome.HELD
+        self._serve(snapshot, revision)
+        return Outcome.SERVED
+
+    async def confirm(self) -> str | None:
+        """Serves the held change. Returns its revision, None when nothing is held."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return None
+        self._serve(waiting.snapshot, waiting.revision)
+        return waiting.revision
+
+    def discard(self) -> str | None:
+        """Forgets the held change. Returns its revision, None when nothing is held."""
+        waiting, self._waiting = self._waiting, None
+        metrics.HELD.set(0)
+        return waiting.revision if waiting else None
+
+    def report_problems(self, problems: Iterable[str]) -> None:
+        """The last edit was not put in service, for these reasons. None: the last edit is fine."""
+        self.problems = tuple(problems)
+        self.problems_at = self._clock() if self.problems else None
+
+    def remember(self, snapshot: Snapshot) -> None:
+        """This was served in an earlier life: clients that come back may hold it."""
+        self._history.remember(snapshot)
+
+    def _serve(self, snapshot: Snapshot, revision: str) -> None:
+        before = self.snapshot
+        self.snapshot, self.revision = snapshot, revision
+        self.served_at = self._clock()
+        self._waiting = None
+        metrics.HELD.set(0)
+        metrics.SERVED.inc()
+        self.quarantine.forget_outdated(snapshot)
+        self._history.remember(snapshot)
+        self._effective.clear()
+        if before is not None and self._policies_changed(before, snapshot):
+            self._close_gate()
+        for session in self.sessions:
+            self._publish(session)
+        self._check_gate()
+        _log.info("serving", revision=revision, resources=len(snapshot), clients=len(self.sessions))
+        self.on_change()
+        self._settle()
+
+    def effective(self, kind: str) -> Snapshot:
+        """What clients of the kind are served. Only with a snapshot set."""
+        if self.snapshot is None:
+            return EMPTY
+        if kind not in self._effective:
+            accepted = self._accepted.get(kind, EMPTY)
+            self._effective[kind] = self.quarantine.effective(kind, self.snapshot, accepted)
+            self._history.remember(self._effective[kind])
+        return self._effective[kind]
+
+    def _publish(self, session: Session) -> None:
+        node = session.stream.node
+        if self.snapshot is None or node is None:
+            return
+        snapshot = self.effective(node.kind)
+        if session.stream.target is not snapshot:
+            session.stream.publish(snapshot)
+        session.stream.hold_back(_ROUTES_WAIT if self._is_gated(node) else frozenset())
+        session.wake()
+
+    # Sessions
+
+    def services(self) -> list[Service]:
+        """The gRPC services that speak xDS, for `serving.server.Server`."""
+        by_service: dict[str, list[Method]] = {}
+        for method in METHODS:
+            by_service.setdefault(method.service, []).append(method)
+        return [
+            Service(name=name, stream={method.name: self._handler(method) for method in methods})
+            for name, methods in by_service.items()
+        ]
+
+    def _handler(self, method: Method) -> Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]:
+        async def handle(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+            if len(self.sessions) >= self.policy.max_streams:
+                await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {self.policy.max_streams} streams")
+            stream = Stream(
+                method.variant,
+                self._history,
+                type_url=method.type_url,
+                is_service=self.is_service,
+                patience_s=self.policy.patience_s,
+            )
+            session = Session(stream, self, self.encoder, self._clock, call.peer())
+            self.sessions[session] = None
+            metrics.CLIENTS.set(len(self.sessions))
+            async for body in session.run(requests, call):
+                yield body
+
+        return handle
+
+    def end_all(self) -> None:
+        """Ends every stream: the process is going."""
+        for session in tuple(self.sessions):
+            session.end()
+
+    def joined(self, session: Session) -> None:
+        self._publish(session)
+
+    def heard(self, session: Session) -> None:
+        stream = session.stream
+        verdicts = stream.verdicts()
+        if verdicts and stream.node is not None:
+            kind = stream.node.kind
+            for verdict in verdicts:
+                held = self.quarantine.add(kind, stream.node.id, verdict, self._wall())
+                if held is not None:
+                    _log.error(
+                        "rejected by a client and kept back",
+                        where=[str(origin) for origin in held.origins],
+                        resource=held.name,
+                        part=held.part,
+                        type=held.type_url.rpartition(".")[2],
+                        client=held.client,
+                        kind=kind,
+                        reason=held.text,
+                    )
+                    metrics.KEPT_BACK.labels(type=held.type_url.rpartition(".")[2]).inc()
+            self._effective.pop(kind, None)
+            for other in self.sessions:
+                if other.stream.node is not None and other.stream.node.kind == kind:
+                    self._publish(other)
+            self.on_change()
+        self._settle_one(session)
+        self._check_gate()
+
+    def left(self, session: Session) -> None:
+        if self.sessions.pop(session, 0) is None:
+            metrics.CLIENTS.set(len(self.sessions))
+            self._check_gate()
+            self._tell()
+
+    def _settle(self) -> None:
+        for session in self.sessions:
+            self._settle_one(session)
+        self._tell()
+
+    def _settle_one(self, session: Session) -> None:
+        stream = session.stream
+        if stream.node is None or stream.target is None or not stream.is_settled:
+            return
+        if stream.target is not self._effective.get(stream.node.kind):
+            return
+        self._accepted[stream.node.kind] = stream.target
+        if session.revision != self.revision:
+            session.revision, session.revision_at = self.revision, self._clock()
+            metrics.PROPAGATION.observe(session.revision_at - self.served_at)
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wakes who waits for news about clients."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def news(self) -> None:
+        """Returns when a client came, went, or has a revision in full."""
+        await self._news.wait()
+
+    # Policy documents before the routes that name them
+
+    def _policies_changed(self, before: Snapshot, after: Snapshot) -> bool:
+        return any(
+            resource.audience is Audience.SERVICE and before.get(resource.type_url, resource.name) != resource
+            for resource in after.of_type(types.EXTENSION).values()
+        )
+
+    def _is_gated(self, node: Node) -> bool:
+        return self._gate_until is not None and not self.is_service(node)
+
+    def _close_gate(self) -> None:
+        self._gate_until = self._clock() + self.policy.policy_patience_s
+        if self._gate_timer is not None:
+            self._gate_timer.cancel()
+        self._gate_timer = asyncio.get_running_loop().call_later(self.policy.policy_patience_s, self._open_gate)
+
+    def _check_gate(self) -> None:
+        if self._gate_until is not None and all(map(self._has_policies, self.sessions)):
+            self._open_gate()
+
+    def _open_gate(self) -> None:
+        if self._gate_timer is not None:
+            self._gate_timer.cancel()
+            self._gate_timer = None
+        if self._gate_until is None:
+            return
+        late = [s.stream.node.id for s in self.sessions if s.stream.node is not None and not self._has_policies(s)]
+        if late:
+            _log.warning("routes go live before these services accepted their policies", clients=late)
+        self._gate_until = None
+        for session in self.sessions:
+            session.stream.hold_back(frozenset())
+            session.wake()
+
+    def _has_policies(self, session: Session) -> bool:
+        """The session is no service's, or has accepted the policy documents it asked for."""
+        stream = session.stream
+        if stream.node is None or stream.target is None or not self.is_service(stream.node):
+            return True
+        channel = stream.channels.get(types.EXTENSION)
+        return channel is None or all(
+            channel.acked.get(name, ABSENT).version == wanted.version
+            for name in channel.subscription.names
+            if (wanted := stream.target.get(types.EXTENSION, name)) is not None
+        )
+
+    # What can be said about it
+
+    @property
+    def held(self) -> HeldChange | None:
+        if self._waiting is None:
+            return None
+        return HeldChange(
+            revision=self._waiting.revision,
+            reason=self._waiting.reason,
+            removes=self._waiting.removes,
+            age_s=self._clock() - self._waiting.since,
+        )
+
+    def status(self) -> Status:
+        return report.status(self, self._clock(), self._wall())

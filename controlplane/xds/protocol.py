@@ -1,0 +1,122 @@
+"""The words of the conversation: what clients ask and what they are told, as values.
+
+Nothing here knows protobuf or gRPC; `codec` turns bytes into these and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from controlplane.origin import Origin
+from controlplane.snapshot import resource as types
+from controlplane.snapshot.resource import Resource
+
+
+class Variant(Enum):
+    SOTW = "sotw"
+    DELTA = "delta"
+
+
+ORDER = (
+    types.CLUSTER,
+    types.ENDPOINT,
+    types.SECRET,
+    types.EXTENSION,
+    types.LISTENER,
+    types.ROUTE,
+    types.VIRTUAL_HOST,
+    types.RATE_LIMIT_CONFIG,
+)
+"""Make before break, in the order in which additions and changes are sent. Removals follow the references backwards."""
+
+FULL_STATE = frozenset({types.LISTENER, types.CLUSTER})
+"""State of the world: a response of these types holds everything; what it does not hold is deleted."""
+
+LEGACY_WILDCARD = frozenset({types.LISTENER, types.CLUSTER, types.RATE_LIMIT_CONFIG})
+"""A client that never named a resource of these types asks for all of them."""
+
+TTL_FEATURE = "xds.config.supports-resource-ttl"
+SOTW_WRAPPER_FEATURE = "xds.config.resource-in-sotw"
+
+
+class ProtocolError(Exception):
+    """The client broke the protocol; its stream ends with INVALID_ARGUMENT and this text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Who a client says it is."""
+
+    id: str = ""
+    cluster: str = ""
+    agent: str = ""
+    version: str = ""
+    features: frozenset[str] = frozenset()
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """Clients of one kind accept and reject the same resources."""
+        return f"{self.agent}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SotwRequest:
+    type_url: str = ""
+    names: tuple[str, ...] = ()
+    version: str = ""
+    nonce: str = ""
+    error: str | None = None
+    """The client's reason for rejecting the response it names by nonce; None when it accepts."""
+    node: Node | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaRequest:
+    type_url: str = ""
+    subscribe: tuple[str, ...] = ()
+    unsubscribe: tuple[str, ...] = ()
+    initial_versions: Mapping[str, str] = field(default_factory=dict)
+    nonce: str = ""
+    error: str | None = None
+    node: Node | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One response. `nonce` is the stream's own; everything else may be equal for many streams."""
+
+    variant: Variant
+    type_url: str
+    version: str
+    nonce: str
+    resources: tuple[Resource, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Incremental: names the client should forget, or asked for and cannot have."""
+    missing: tuple[str, ...] = ()
+    """Names asked for that do not exist: told as resource errors."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """On-demand virtual hosts: the names they were asked for by. A name here without a resource does not exist."""
+    with_ttl: bool = False
+    heartbeat: bool = False
+    """The resources are the ones already sent: only their names, versions and time to live travel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a client will not accept: a whole resource, or one part of it, and what it is given instead."""
+
+    type_url: str
+    name: str
+    version: str
+    """Version of the resource as it was offered."""
+    part: str | None
+    rejected: bytes
+    """The rejected body: of the part, or of the whole resource."""
+    replacement: bytes
+    """What stands in: the last accepted form, a part's fallback, or nothing."""
+    text: str
+    """The client's own words."""
+    origins: tuple[Origin, ...] = ()

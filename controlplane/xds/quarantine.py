@@ -1,0 +1,163 @@
+"""What clients would not accept, and what is served instead.
+
+A verdict concerns clients of one kind (agent and version): another version of Envoy may accept what this one rejects.
+It concerns content, not names: as soon as the manifest's resource or part has other bytes, it is offered again. What
+names a resource that is left out is kept back too, at its last accepted form, so that nothing dangles. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from controlplane.origin import Origin
+from controlplane.snapshot.consistency import Reference, part_references, references
+from controlplane.snapshot.resource import Part, Resource, whole
+from controlplane.snapshot.snapshot import EMPTY, Snapshot
+from controlplane.xds.protocol import Verdict
+
+VERDICTS_PER_KIND = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One thing kept back from clients of a kind."""
+
+    kind: str
+    type_url: str
+    name: str
+    part: str | None
+    digest: str
+    """Of the rejected body: other content is another chance."""
+    replacement: bytes
+    text: str
+    origins: tuple[Origin, ...]
+    since: float
+    client: str
+
+    @property
+    def key(self) -> tuple[str, str, str | None, str]:
+        return (self.type_url, self.name, self.part, self.digest)
+
+
+class Quarantine:
+    """The verdicts of every kind of client."""
+
+    def __init__(self, held: Iterable[Held] = ()) -> None:
+        self._by_kind: dict[str, dict[tuple[str, str, str | None, str], Held]] = {}
+        for one in held:
+            self._by_kind.setdefault(one.kind, {})[one.key] = one
+
+    def add(self, kind: str, client: str, verdict: Verdict, at: float) -> Held | None:
+        """Remembers a verdict. None when it is known already."""
+        held = Held(
+            kind=kind,
+            type_url=verdict.type_url,
+            name=verdict.name,
+            part=verdict.part,
+            digest=_digest(verdict.rejected),
+            replacement=verdict.replacement,
+            text=verdict.text,
+            origins=verdict.origins,
+            since=at,
+            client=client,
+        )
+        known = self._by_kind.setdefault(kind, {})
+        if held.key in known or len(known) >= VERDICTS_PER_KIND:
+            return None
+        known[held.key] = held
+        return held
+
+    def of_kind(self, kind: str) -> tuple[Held, ...]:
+        return tuple(self._by_kind.get(kind, {}).values())
+
+    def all(self) -> tuple[Held, ...]:
+        return tuple(held for kind in self._by_kind.values() for held in kind.values())
+
+    def forget_outdated(self, snapshot: Snapshot) -> None:
+        """Drops verdicts about content that is no longer what the manifests say."""
+        for kind, known in self._by_kind.items():
+            self._by_kind[kind] = {key: held for key, held in known.items() if _applies(held, snapshot)}
+
+    def effective(self, kind: str, snapshot: Snapshot, accepted: Snapshot = EMPTY) -> Snapshot:
+        """What clients of the kind are served: the snapshot without what they rejected and what depends on that.
+
+        `accepted` is what such clients accepted last: dependents fall back to it.
+        """
+        held = [one for one in self.of_kind(kind) if _applies(one, snapshot)]
+        if not held:
+            return snapshot
+        return _without_dangling(snapshot.replacing(_replacements(held, snapshot)), accepted)
+
+
+def _applies(held: Held, snapshot: Snapshot) -> bool:
+    resource = snapshot.get(held.type_url, held.name)
+    if resource is None:
+        return False
+    if held.part is None:
+        return _digest(resource.body) == held.digest
+    return any(part.key == held.part and _digest(part.body) == held.digest for part in resource.parts)
+
+
+def _replacements(held: Iterable[Held], snapshot: Snapshot) -> Mapping[tuple[str, str], Resource | None]:
+    out: dict[tuple[str, str], Resource | None] = {}
+    parts: dict[tuple[str, str], dict[str, bytes]] = {}
+    for one in held:
+        resource = snapshot.get(one.type_url, one.name)
+        if resource is None:
+            continue
+        key = (one.type_url, one.name)
+        if one.part is not None:
+            parts.setdefault(key, {})[one.part] = one.replacement
+        elif one.replacement:
+            out[key] = whole(one.type_url, one.name, one.replacement, *resource.origins, audience=resource.audience)
+        else:
+            out[key] = None
+    for key, bodies in parts.items():
+        resource = snapshot.get(*key)
+        if key not in out and resource is not None:
+            out[key] = resource.replacing(bodies)
+    return out
+
+
+def _without_dangling(snapshot: Snapshot, accepted: Snapshot) -> Snapshot:
+    """Keeps back whatever names something missing, until nothing does."""
+    while True:
+        changes = {
+            (resource.type_url, resource.name): _kept_back(resource, snapshot, accepted)
+            for resource in snapshot
+            if not _resolves(references(resource), snapshot)
+        }
+        if not changes:
+            return snapshot
+        snapshot = snapshot.replacing(changes)
+
+
+def _kept_back(resource: Resource, snapshot: Snapshot, accepted: Snapshot) -> Resource | None:
+    """The resource with the parts that dangle at their accepted form, or their fallback; else its accepted form."""
+    before = accepted.get(resource.type_url, resource.name)
+    old: Mapping[str, tuple[Part, frozenset[Reference]]] = (
+        {part.key: (part, named) for part, named in part_references(before)} if before is not None else {}
+    )
+    bodies: dict[str, bytes] = {}
+    for part, named in part_references(resource):
+        if _resolves(named, snapshot):
+            continue
+        earlier = old.get(part.key)
+        is_usable = earlier is not None and earlier[0].body != part.body and _resolves(earlier[1], snapshot)
+        bodies[part.key] = earlier[0].body if earlier is not None and is_usable else part.fallback
+    repaired = resource.replacing(bodies) if bodies else resource
+    if _resolves(references(repaired), snapshot):
+        return repaired
+    if before is not None and before.version != resource.version and _resolves(references(before), snapshot):
+        return before
+    return None
+
+
+def _resolves(named: Iterable[Reference], snapshot: Snapshot) -> bool:
+    return all(snapshot.get(*reference) is not None for reference in named)
+
+
+def _digest(body: bytes) -> str:
+    return blake2b(body, digest_size=16).hexdigest()

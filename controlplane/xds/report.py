@@ -1,0 +1,113 @@
+"""The control plane's status, put together from its sessions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from controlplane.snapshot.resource import Resource
+from controlplane.xds.channel import Channel
+from controlplane.xds.protocol import Node
+from controlplane.xds.status import ClientStatus, KeptBack, Status, TypeStatus, Verdict
+
+if TYPE_CHECKING:
+    from controlplane.xds.controlplane import ControlPlane
+    from controlplane.xds.quarantine import Held
+    from controlplane.xds.session import Session
+
+
+def status(plane: ControlPlane, now: float, wall: float) -> Status:
+    snapshot = plane.snapshot
+    return Status(
+        revision=plane.revision,
+        version=snapshot.version if snapshot is not None else "",
+        served_s=now - plane.served_at,
+        source=plane.source,
+        resources={short(url): len(named) for url, named in snapshot.by_type.items()} if snapshot is not None else {},
+        clients=tuple(client(plane, session, now) for session in plane.sessions if session.stream.node is not None),
+        kept_back=tuple(kept_back(held, wall) for held in plane.quarantine.all()),
+        problems=plane.problems,
+        problems_age_s=now - plane.problems_at if plane.problems_at is not None else None,
+        held=plane.held,
+        canary=None,
+    )
+
+
+def short(type_url: str) -> str:
+    return type_url.rpartition(".")[2]
+
+
+def client(plane: ControlPlane, session: Session, now: float) -> ClientStatus:
+    node = session.stream.node or Node()
+    is_current = session.revision == plane.revision and session.stream.is_settled
+    return ClientStatus(
+        id=node.id,
+        cluster=node.cluster,
+        agent=node.agent,
+        version=node.version,
+        kind=node.kind,
+        peer=session.peer,
+        protocol=session.stream.variant.value + ("" if session.stream.type_url else " ads"),
+        connected_s=now - session.began,
+        heard_s=now - session.heard_at,
+        verdict=_verdict(plane, session, now),
+        revision=session.revision,
+        since_s=now - session.revision_at if session.revision_at is not None else None,
+        lag_s=0.0 if is_current else now - max(plane.served_at, session.began),
+        nacks=session.nacks,
+        responses=session.responses,
+        bytes_sent=session.bytes_sent,
+        types=tuple(_type(channel, now) for channel in session.stream.channels.values()),
+    )
+
+
+def _verdict(plane: ControlPlane, session: Session, now: float) -> Verdict:
+    stream = session.stream
+    if session.revision == plane.revision and stream.is_settled:
+        kind = stream.node.kind if stream.node is not None else ""
+        return Verdict.REJECTED if plane.quarantine.of_kind(kind) else Verdict.SYNCED
+    unanswered = [offer.sent_at for channel in stream.channels.values() for offer in channel.offers.values()]
+    if unanswered and now - min(unanswered) > plane.policy.silent_after_s:
+        return Verdict.SILENT
+    return Verdict.PENDING
+
+
+def _type(channel: Channel, now: float) -> TypeStatus:
+    holds = {name for name, form in channel.sent.items() if isinstance(form, Resource)}
+    if channel.offers:
+        state = "WAITING"
+    elif channel.pinned or channel.nack is not None:
+        state = "NACKED"
+    elif channel.acked_at is not None or channel.acked:
+        state = "ACKED"
+    else:
+        state = "NONE"
+    return TypeStatus(
+        type=short(channel.type_url),
+        subscribed="*" if channel.subscription.is_wildcard else str(len(channel.subscription.names)),
+        holds=len(holds),
+        accepted=sum(1 for name in holds if channel.acked.get(name) is channel.sent[name]),
+        pending=len(channel.dirty),
+        version=channel.last_version,
+        state=state,
+        nack=channel.nack.text if channel.nack is not None else None,
+        nack_age_s=now - channel.nack.at if channel.nack is not None else None,
+        kept_back=tuple(sorted({*channel.pinned, *(n for n, t in channel.part_trials.items() if t.guilty)})),
+    )
+
+
+def kept_back(held: Held, wall: float) -> KeptBack:
+    if not held.replacement:
+        serving = "nothing"
+    else:
+        serving = "its last accepted form or its fallback" if held.part else "its last accepted form"
+    return KeptBack(
+        kind=held.kind,
+        type=short(held.type_url),
+        resource=held.name,
+        part=held.part,
+        origins=tuple(map(str, held.origins)),
+        text=held.text,
+        client=held.client,
+        age_s=wall - held.since,
+        serving=serving,
+    )

@@ -1,0 +1,399 @@
+"""The conversation with one client, as a pure state machine.
+
+`receive` takes what the client says, `publish` what should be served, `next` gives the one response to write now, or
+nothing. Because responses are made when they can be written and not before, nothing queues: a client that reads slowly
+gets the newest state when it reads again. Time is an argument. Nothing here knows gRPC, bytes, or other clients.
+
+Make before break, without a global phase: a route (listener, extension) is offered once the clusters it names are
+accepted by this client; nothing is taken away while something this client holds still names it. A cluster that changed
+has its endpoints sent again after it, else Envoy waits 15 s for them. A rejected response is never sent again: what was
+in it is tried in halves, in the resource and then in its parts, until the guilty one is known (`verdicts`).
+
+Sources: xDS protocol specification (sections "Resource subscriptions", "ACK/NACK", "Eventual consistency
+considerations"), and measurements of Envoy 1.40 where it is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol, assert_never
+
+from controlplane.snapshot import resource as types
+from controlplane.snapshot.consistency import references
+from controlplane.snapshot.resource import Audience, Resource
+from controlplane.snapshot.snapshot import Snapshot, changed_names, version_of
+from controlplane.xds import blame
+from controlplane.xds.channel import ABSENT, Channel, Elsewhere, Form, Nack, Offer
+from controlplane.xds.needs import Needs
+from controlplane.xds.protocol import (
+    FULL_STATE,
+    ORDER,
+    DeltaRequest,
+    Node,
+    ProtocolError,
+    Response,
+    SotwRequest,
+    Variant,
+    Verdict,
+)
+
+PATIENCE_S = 1.0
+"""Envoy withholds the acknowledgement of clusters until they are warm. After this long, newer state is sent anyway."""
+
+TYPES_PER_STREAM = 32
+
+
+class Memory(Protocol):
+    """What was served lately (`snapshot.history.History`)."""
+
+    def resource(self, type_url: str, name: str, version: str) -> Resource | None: ...
+
+    def state(self, type_url: str, version: str) -> Mapping[str, Resource] | None: ...
+
+
+class Stream:
+    """One stream. `type_url` is set where the service implies it, None where it aggregates."""
+
+    def __init__(
+        self,
+        variant: Variant,
+        memory: Memory,
+        *,
+        type_url: str | None = None,
+        is_service: Callable[[Node], bool] = lambda _: False,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.variant = variant
+        self.type_url = type_url
+        self.node: Node | None = None
+        self.node_drifted = False
+        self.target: Snapshot | None = None
+        self.channels: dict[str, Channel] = {}
+        self.held_back: frozenset[str] = frozenset()
+        """Types whose changes wait for something outside this stream."""
+        self._memory = memory
+        self._is_service = is_service
+        self._sees_policies = False
+        self._patience_s = patience_s
+        self._responses = 0
+        self._verdicts: list[Verdict] = []
+        self._endpoints_due: set[str] = set()
+        self._needs = Needs(self.channels)
+
+    # What comes in
+
+    def receive(self, request: SotwRequest | DeltaRequest, now: float) -> None:
+        """Takes one request. Raises ProtocolError when the stream must end."""
+        self._meet(request.node)
+        type_url = request.type_url or self.type_url or ""
+        if not type_url:
+            raise ProtocolError("type URL is required for an aggregated stream")
+        if self.type_url is not None and type_url != self.type_url:
+            raise ProtocolError(f"this service serves {self.type_url} only")
+        is_first = type_url not in self.channels
+        if is_first and len(self.channels) >= TYPES_PER_STREAM:
+            raise ProtocolError(f"more than {TYPES_PER_STREAM} types on one stream")
+        channel = self.channels.setdefault(type_url, Channel(type_url))
+        channel.requests += 1
+        match request:
+            case SotwRequest():
+                self._receive_sotw(channel, request, is_first, now)
+            case DeltaRequest():
+                self._receive_delta(channel, request, is_first, now)
+            case _:
+                assert_never(request)
+        self._needs.outdated()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """From now on this is what the client should have. Anything older not sent yet never will be."""
+        old, self.target = self.target, snapshot
+        for channel in self.channels.values():
+            if old is None:
+                channel.dirty.update(self._scope(channel))
+                continue
+            for name in changed_names(old, snapshot, channel.type_url):
+                if channel.subscription.covers(name) or name in channel.sent:
+                    channel.dirty.add(name)
+
+    def hold_back(self, type_urls: frozenset[str]) -> None:
+        self.held_back = type_urls
+
+    # What goes out
+
+    def next(self, now: float) -> Response | None:
+        """The next response to write, if there is one. Call again until it gives None."""
+        if self.target is None:
+            return None
+        for type_url in (*ORDER, *(self.channels.keys() - set(ORDER))):
+            channel = self.channels.get(type_url)
+            if channel is not None and (channel.dirty or channel.must_answer):
+                response = self._offer(channel, now)
+                if response is not None:
+                    return response
+        return None
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What was found guilty since the last call."""
+        found, self._verdicts = tuple(self._verdicts), []
+        return found
+
+    @property
+    def is_settled(self) -> bool:
+        """Everything asked for is sent, accepted, and equal to the target (or pinned), and nothing is left to ask for."""
+        if self.target is None or not self.channels:
+            return False
+        if any(channel.dirty or channel.offers or channel.must_answer for channel in self.channels.values()):
+            return False
+        return self.type_url is not None or self._needs.are_asked_for(self.target)
+
+    def wake_at(self) -> float | None:
+        """When time alone makes a difference: an offer has been unanswered for too long."""
+        waiting = [
+            offer.sent_at + self._patience_s
+            for channel in self.channels.values()
+            if channel.dirty and not channel.suspects
+            for offer in channel.offers.values()
+        ]
+        return min(waiting, default=None)
+
+    # Requests
+
+    def _meet(self, node: Node | None) -> None:
+        if node is None or node == Node():
+            return
+        if self.node is None:
+            self.node = node
+            self._sees_policies = self._is_service(node)
+        elif node != self.node:
+            self.node_drifted = True
+
+    def _receive_sotw(self, channel: Channel, request: SotwRequest, is_first: bool, now: float) -> None:
+        if request.nonce != channel.last_nonce and not (is_first and not channel.last_nonce):
+            return  # stale: the client had not read our latest response when it wrote this
+        if request.nonce in channel.offers:
+            self._answered(channel, request.nonce, request.error, now)
+        was_wildcard = channel.subscription.is_wildcard
+        names = channel.subscription.names
+        added = channel.subscription.replace(request.names)
+        if was_wildcard or names - channel.subscription.names:
+            channel.forget_uncovered()
+        wildcard_began = channel.subscription.is_wildcard and not was_wildcard
+        is_back = is_first and request.version != "" and channel.type_url in FULL_STATE and wildcard_began
+        if is_back and self._recall_state(channel, request.version):
+            wildcard_began = False
+        channel.owe(added)
+        if wildcard_began:
+            channel.must_answer = True
+            channel.dirty.update(self._scope(channel))
+
+    def _receive_delta(self, channel: Channel, request: DeltaRequest, is_first: bool, now: float) -> None:
+        if request.nonce in channel.offers:
+            self._answered(channel, request.nonce, request.error, now)
+        was_wildcard = channel.subscription.is_wildcard
+        answer = channel.subscription.change(request.subscribe, request.unsubscribe, is_first=is_first)
+        if is_first:
+            for name, version in request.initial_versions.items():
+                if channel.subscription.covers(name):
+                    known = self._memory.resource(channel.type_url, name, version)
+                    channel.sent[name] = channel.acked[name] = known or Elsewhere(version)
+            channel.dirty.update(channel.sent)
+            self._needs.expect(channel.acked.values())
+            answer -= channel.sent.keys()
+            if channel.type_url == types.ENDPOINT:
+                answer |= channel.sent.keys() & self._endpoints_due
+        channel.owe(answer)
+        if request.unsubscribe:
+            channel.forget_uncovered()
+        if channel.subscription.is_wildcard and not was_wildcard:
+            channel.must_answer = True
+            channel.dirty.update(self._scope(channel))
+
+    def _recall_state(self, channel: Channel, version: str) -> bool:
+        """The client comes back with a state that is still known: it is what it holds. True if that is the target."""
+        known = self._memory.state(channel.type_url, version)
+        if known is None:
+            return False
+        for name, resource in known.items():
+            if self._may_see(channel, resource):
+                channel.sent[name] = channel.acked[name] = resource
+        self._needs.expect(channel.acked.values())
+        channel.last_version = version
+        channel.dirty.update(self._scope(channel))
+        return True
+
+    def _answered(self, channel: Channel, nonce: str, error: str | None, now: float) -> None:
+        if error is None:
+            self._needs.expect(channel.offers[nonce].changes.values())
+            channel.accepted(nonce, now)
+            return
+        offer = channel.refused_offer(nonce)
+        channel.nack = Nack(text=error, at=now, names=tuple(offer.changes))
+        self._verdicts += blame.refused(channel, offer, error)
+
+    # Responses
+
+    def _offer(self, channel: Channel, now: float) -> Response | None:
+        while True:
+            names = self._candidates(channel, now)
+            if names is None:
+                return None
+            changes = self._changes(channel, names)
+            if not changes and not channel.must_answer:
+                if len(names) < len(channel.dirty) and not channel.offers and not channel.dirty.issuperset(names):
+                    continue  # what was being tried is settled; there is more
+                return None
+            if channel.offers and self.variant is Variant.SOTW:
+                channel.withdraw()
+                changes = self._changes(channel, tuple(channel.dirty))
+            response, offer = self._response(channel, changes, now)
+            if changes and offer.content in channel.refused:
+                # What would be sent is what was refused already: the client's answer is known.
+                channel.sent.update(changes)
+                channel.refuse(offer)
+                self._verdicts += blame.refused(channel, offer, channel.nack.text if channel.nack else "")
+                continue
+            if response is None:
+                for name, form in changes.items():
+                    channel.settle(name)
+                    channel.sent[name] = channel.acked[name] = form
+                self._needs.outdated()
+                return None
+            self._sent(channel, response, offer)
+            return response
+
+    def _candidates(self, channel: Channel, now: float) -> tuple[str, ...] | None:
+        """Names that may be in the next response; None when the client has to answer the last one first."""
+        trial = next((name for name, trial in channel.part_trials.items() if not trial.is_concluded), None)
+        is_trying = bool(channel.suspects) or trial is not None
+        if channel.offers:
+            oldest = next(iter(channel.offers.values()))
+            if is_trying or now - oldest.sent_at < self._patience_s:
+                return None if is_trying or self.variant is Variant.SOTW else tuple(channel.owed)
+        if trial in channel.dirty:
+            return (trial,)
+        while channel.suspects:
+            suspects = tuple(name for name in channel.suspects.current if name in channel.dirty)
+            if suspects:
+                return suspects
+            channel.suspects.done()
+        return tuple(channel.dirty)
+
+    def _changes(self, channel: Channel, names: Iterable[str]) -> dict[str, Form]:
+        changes: dict[str, Form] = {}
+        for name in sorted(names):
+            sent = channel.sent.get(name)
+            wanted = self._wanted(channel, name)
+            if wanted is None:
+                if name in channel.owed and isinstance(sent, Resource):
+                    changes[name] = sent
+            elif name in channel.owed:
+                changes[name] = wanted
+            elif wanted.version == (sent.version if sent is not None else ""):
+                channel.settle(name)
+            else:
+                changes[name] = wanted
+        return changes
+
+    def _wanted(self, channel: Channel, name: str) -> Form | None:
+        """What the client should have under the name now; None when it must stay as it is for the moment."""
+        target = self.target.get(channel.type_url, name) if self.target is not None else None
+        if target is None or not channel.subscription.covers(name) or not self._may_see(channel, target):
+            held = channel.sent.get(name)
+            if held is None or held is ABSENT or not self._needs.is_used(channel.type_url, name):
+                return ABSENT
+            return None
+        form, verdicts = blame.tried(channel, target)
+        self._verdicts += verdicts
+        if form.version == channel.sent.get(name, ABSENT).version:
+            return form
+        if channel.type_url in self.held_back:
+            return None
+        if isinstance(form, Resource) and not self._needs.is_ready(form):
+            return None
+        return form
+
+    def _response(self, channel: Channel, changes: Mapping[str, Form], now: float) -> tuple[Response | None, Offer]:
+        removed = tuple(name for name, form in changes.items() if form is ABSENT)
+        missing = tuple(name for name in removed if name in channel.subscription.names and name in channel.owed)
+        resources = tuple(form for form in changes.values() if isinstance(form, Resource))
+        if self.variant is Variant.SOTW:
+            removed = ()
+            if channel.type_url in FULL_STATE:
+                state = {**channel.sent, **changes}
+                resources = tuple(form for _, form in sorted(state.items()) if isinstance(form, Resource))
+        offer = Offer(
+            changes=dict(changes),
+            content=frozenset([*((r.name, r.version) for r in resources), *((name, "") for name in removed)]),
+            sent_at=now,
+            is_trial=bool(channel.suspects),
+        )
+        is_needed = resources or removed or missing or channel.must_answer or channel.type_url in FULL_STATE
+        if not is_needed:
+            return None, offer
+        self._responses += 1
+        response = Response(
+            variant=self.variant,
+            type_url=channel.type_url,
+            version=self._version(channel, resources, changes),
+            nonce=str(self._responses),
+            resources=resources,
+            removed=removed,
+            missing=missing,
+        )
+        return response, offer
+
+    def _version(self, channel: Channel, resources: tuple[Resource, ...], changes: Mapping[str, Form]) -> str:
+        """The type's version in the target, unless the client will have something else: then that has a version too."""
+        if self.target is None:
+            return ""
+        target = self.target.of_type(channel.type_url)
+        if self.variant is Variant.DELTA:
+            return self.target.version_of(channel.type_url)
+        state = {name: form for name, form in {**channel.sent, **changes}.items() if form is not ABSENT}
+        is_target = all(name in target and target[name].version == form.version for name, form in state.items())
+        if is_target and channel.subscription.is_wildcard:
+            is_target = all(name in state for name, held in target.items() if self._may_see(channel, held))
+        if is_target:
+            return self.target.version_of(channel.type_url)
+        return version_of({resource.name: resource for resource in resources})
+
+    def _sent(self, channel: Channel, response: Response, offer: Offer) -> None:
+        if channel.type_url == types.CLUSTER:
+            self._owe_endpoints(offer.changes)
+        channel.offered(response.nonce, offer)
+        channel.last_version = response.version
+        channel.must_answer = False
+        self._needs.outdated()
+
+    def _owe_endpoints(self, changes: Mapping[str, Form]) -> None:
+        """A cluster that is new or changed waits for its endpoints, even if they are the ones it had."""
+        endpoints = self.channels.get(types.ENDPOINT)
+        for form in changes.values():
+            if isinstance(form, Resource):
+                named = {reference.name for reference in references(form) if reference.type_url == types.ENDPOINT}
+                if endpoints is None:
+                    self._endpoints_due |= named
+                else:
+                    endpoints.owe(name for name in named if name in endpoints.sent)
+
+    # What a client may mean and see
+
+    def _scope(self, channel: Channel) -> Iterator[str]:
+        """Every name the client's subscription may mean."""
+        yield from channel.subscription.names
+        yield from channel.sent
+        if channel.subscription.is_wildcard and self.target is not None:
+            for name, resource in self.target.of_type(channel.type_url).items():
+                if self._may_see(channel, resource):
+                    yield name
+
+    def _may_see(self, channel: Channel, resource: Resource) -> bool:
+        match resource.audience:
+            case Audience.ENVOY:
+                return True
+            case Audience.GRPC:
+                return resource.name in channel.subscription.names
+            case Audience.SERVICE:
+                return self._sees_policies and resource.name in channel.subscription.names
+            case _:
+                assert_never(resource.audience)

@@ -1,0 +1,52 @@
+"""What a client asks for of one type: names, everything, or both.
+
+Rules: xDS protocol, "How the client specifies what resources to return". A client that never named anything asks for
+everything (listeners and clusters); once it named something, or "*", an empty list asks for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+WILDCARD = "*"
+
+
+@dataclass(slots=True)
+class Subscription:
+    legacy_allowed: bool
+    names: set[str] = field(default_factory=set)
+    is_wildcard: bool = False
+    has_named: bool = False
+
+    def covers(self, name: str) -> bool:
+        return self.is_wildcard or name in self.names
+
+    def replace(self, names: Iterable[str]) -> set[str]:
+        """State of the world: the whole list at once. Returns the names asked for that were not before."""
+        listed = set(names)
+        if not listed and not self.has_named:
+            self.is_wildcard = self.legacy_allowed
+            return set()
+        self.has_named = True
+        self.is_wildcard = WILDCARD in listed
+        # Some clients say [""] where they mean none.
+        wanted = listed - {WILDCARD, ""}
+        added, self.names = wanted - self.names, wanted
+        return added
+
+    def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str], *, is_first: bool) -> set[str]:
+        """Incremental: what is added and taken back. Returns the names that must be answered, known or not."""
+        added, dropped = set(subscribe), set(unsubscribe)
+        if is_first and not added and self.legacy_allowed:
+            self.is_wildcard = True
+        if WILDCARD in added:
+            self.is_wildcard = True
+        if WILDCARD in dropped:
+            self.is_wildcard = False
+        self.has_named = self.has_named or bool(added)
+        named = added - {WILDCARD, ""}
+        # Taken back by name while everything is asked for: the client must hear what the wildcard still gives it.
+        still_meant = (dropped & self.names) - added if self.is_wildcard else set()
+        self.names = (self.names | named) - (dropped - named)
+        return named | still_meant

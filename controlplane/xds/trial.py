@@ -1,0 +1,132 @@
+"""Finding what a client will not accept.
+
+Envoy's reason often does not name the resource, and rejects the good ones of a response with the bad one. So what was
+rejected together is offered again in halves until a single thing is left. `Suspects` does so for resources of a type,
+`PartTrial` for the parts inside one resource. Never is the same content offered twice: each attempt is a smaller one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from controlplane.snapshot.resource import Part, Resource
+
+
+class Suspects:
+    """Groups of names still to be tried, one group at a time."""
+
+    __slots__ = ("_groups",)
+
+    def __init__(self) -> None:
+        self._groups: deque[tuple[str, ...]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    @property
+    def current(self) -> tuple[str, ...]:
+        return self._groups[0]
+
+    def done(self) -> None:
+        if self._groups:
+            self._groups.popleft()
+
+    def rejected(self, names: Iterable[str], text: str) -> None:
+        """These were rejected together: try each half, or first the ones the client speaks of."""
+        names = tuple(names)
+        named = tuple(name for name in names if _mentions(text, name))
+        if 0 < len(named) < len(names):
+            halves = (named, tuple(name for name in names if name not in named))
+        else:
+            middle = len(names) // 2
+            halves = (names[:middle], names[middle:])
+        self._groups.extendleft(reversed(halves))
+
+    def clear(self) -> None:
+        self._groups.clear()
+
+
+def _mentions(text: str, name: str) -> bool:
+    return re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", text) is not None
+
+
+@dataclass(slots=True)
+class PartTrial:
+    """One rejected resource: which of its parts is to blame.
+
+    What waits to be tried stays as the client has it: in its accepted form, left out if the client never had it, or as
+    its fallback if the client never had the resource at all. What is found guilty is given its accepted form, else its
+    fallback: leaving a route out for good would hand its paths to a more general route with weaker rules.
+    """
+
+    target: Resource
+    accepted: Resource | None
+    text: str
+    """The client's latest reason."""
+    rejected: set[str] = field(default_factory=set)
+    """Versions of the forms that were refused."""
+    guilty: dict[str, bytes] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    is_concluded: bool = False
+    _old: dict[str, bytes] = field(default_factory=dict)
+    _waiting: deque[tuple[Part, ...]] = field(default_factory=deque)
+    _trying: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.rejected.add(self.target.version)
+        if self.accepted is not None:
+            self._old = {part.key: part.body for part in self.accepted.parts}
+        changed = tuple(part for part in self.target.parts if self._old.get(part.key) != part.body)
+        if len(changed) == 1:
+            self._blame(changed[0])
+        elif changed:
+            middle = len(changed) // 2
+            self._waiting.extend((changed[:middle], changed[middle:]))
+
+    @property
+    def is_possible(self) -> bool:
+        return bool(self._waiting or self.guilty)
+
+    @property
+    def is_over(self) -> bool:
+        """Every part is tried. What remains is for the client to take the form without the guilty ones."""
+        return not self._waiting and not self._trying
+
+    def form(self) -> Resource:
+        """The resource as it may be offered now."""
+        replaced = dict(self.guilty)
+        for group in self._waiting:
+            replaced |= {part.key: self._while_waiting(part) for part in group}
+        return self.target.replacing(replaced) if replaced else self.target
+
+    def accept(self) -> None:
+        """The client has the form: what was tried in it is good. Try the next group."""
+        self._trying = self._waiting.popleft() if self._waiting else ()
+
+    def reject(self) -> bool:
+        """The client refuses the form. False when only the resource itself is left to blame."""
+        if not self._trying:
+            return False
+        if len(self._trying) == 1:
+            self._blame(self._trying[0])
+            self._trying = ()
+        else:
+            middle = len(self._trying) // 2
+            self._waiting.appendleft(self._trying[middle:])
+            self._trying = self._trying[:middle]
+        return True
+
+    def guilty_parts(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.target.parts if part.key in self.guilty)
+
+    def _blame(self, part: Part) -> None:
+        self.guilty[part.key] = self._old.get(part.key) or part.fallback
+        self.texts[part.key] = self.text
+
+    def _while_waiting(self, part: Part) -> bytes:
+        if self.accepted is None:
+            return part.fallback
+        return self._old.get(part.key, b"")
