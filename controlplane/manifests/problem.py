@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from controlplane.origin import Origin
 
-Path = tuple[str | int, ...]
+Steps = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Problem:
     code: str
     hint: str = ""
     subject: str = ""
-    path: Path = ()
+    path: Steps = ()
     length: int = 1
 
     @property
@@ -46,7 +46,7 @@ def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(unique[key] for key in sorted(unique))
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Steps) -> str:
     """A path for people: `routes[3].service`."""
     text = ""
     for step in path:

@@ -21,6 +21,7 @@ DEEPEST = 32
 MOST_DOCUMENTS = 1000
 
 _SAFE_DEPTH = 1000
+_QUOTED = re.compile(r"""\"[^"\\]*\"|'[^']*'""")
 _RUN = re.compile(r"(?m)^[ ?:-]{1000}")
 _ALIAS = re.compile(r"(?m)(?:^|[\s\[{,:])\*[^\s\[\]{},*]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
@@ -68,6 +69,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "leave it out",
     ),
     (r"exceeded maximum depth|max(imum)? (nesting|depth)", f"nested more than {DEEPEST} deep", ""),
+    (r"found duplicate anchor", "the same anchor twice", "anchors and aliases are not read; write the value out"),
     (r"duplicate (%YAML|%TAG)|found (duplicate|incompatible|a YAML)|directive", "a YAML directive", "leave it out"),
 )
 
@@ -161,8 +163,9 @@ def _too_deep(file: str, text: str) -> tuple[Problem, ...]:
     for line in text.split("\n"):
         depth += line.count("[") + line.count("{")
         highest = max(highest, depth)
-        if '"' not in line and "'" not in line and "#" not in line:
-            depth = max(0, depth - line.count("]") - line.count("}"))
+        bare = _QUOTED.sub("", line)
+        if '"' not in bare and "'" not in bare and "#" not in bare:
+            depth = max(0, depth - bare.count("]") - bare.count("}"))
     if highest <= _SAFE_DEPTH:
         return ()
     depth = 0

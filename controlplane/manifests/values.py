@@ -58,10 +58,13 @@ class Reading:
     has_variables: bool
     problems: list[Problem] = field(default_factory=list)
     expanded: dict[int, Expanded] = field(default_factory=dict)  # by id(node)
+    retyped: set[int] = field(default_factory=set)
+    reported: set[int] = field(default_factory=set)  # nodes whose value could not be known
 
     def value(self, node: yaml.Node, depth: int = 0) -> Value:
         """The plain value of a node."""
         if depth > DEEPEST:
+            self.reported.add(id(node))
             self._problem(node, f"nested more than {DEEPEST} deep", code="depth")
             return None
         if node.tag:
@@ -82,6 +85,7 @@ class Reading:
     def _item(self, node: yaml.Node, depth: int) -> Value:
         value = self.value(node, depth + 1)
         if value is None and isinstance(node, yaml.ScalarNode) and not node.tag:
+            self.reported.add(id(node))
             self._problem(node, "an item of the list is empty", hint="write something or remove it", code="empty-value")
         return value
 
@@ -155,6 +159,8 @@ class Reading:
                     length=fault.length if one_line else 1,
                 )
             )
+        if faults:
+            self.reported.add(id(node))
         self.expanded[id(node)] = Expanded(written, text)
         return text
 

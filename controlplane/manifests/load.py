@@ -1,0 +1,334 @@
+"""A folder of manifests to one `Manifest` with the place of everything in it, or every problem of every file.
+
+All or nothing: one problem anywhere and there is no manifest. Nothing here knows what the manifest means.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from controlplane.manifests.file import ManifestFile, Place, key_text, read_file
+from controlplane.manifests.interpolation import Environment
+from controlplane.manifests.models.document import Document, Manifest
+from controlplane.manifests.models.gateway import Gateway
+from controlplane.manifests.models.identity import ApiKey, Identity
+from controlplane.manifests.models.limits import Limit
+from controlplane.manifests.models.route import Route
+from controlplane.manifests.models.service import Service
+from controlplane.manifests.problem import Problem, Steps, in_order
+from controlplane.manifests.syntax import length_of
+from controlplane.origin import Origin
+
+SUFFIXES = (".yaml", ".yml")
+MOST_FILES = 2000
+LARGEST_FOLDER = 64 * 1024 * 1024
+LARGEST_INCLUDED = 1 << 20
+
+Environ = Mapping[str, str]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where everything was written: the files, and the place of each section's entries."""
+
+    folder: Path
+    files: Mapping[str, ManifestFile] = field(default_factory=dict)
+    entries: Mapping[Steps, tuple[ManifestFile, Place]] = field(default_factory=dict)
+
+    def position(self, path: Steps) -> Origin:
+        """Where `path` of the merged manifest is written: `("routes", 3, "service")`, `("services", "orders")`.
+
+        A path that is not written has the place of the nearest thing above it that is.
+        """
+        file, node = self._find(path)
+        return file.origin(node) if file is not None and node is not None else Origin(file=".", line=1, column=1)
+
+    def problem(self, path: Steps, message: str, *, code: str, hint: str = "", subject: str = "") -> Problem:
+        """A problem at `path` of the merged manifest."""
+        file, node = self._find(path)
+        return Problem(
+            origin=self.position(path),
+            message=message,
+            code=code,
+            hint=hint,
+            subject=subject or self._subject(path),
+            path=path,
+            length=length_of(node) if file is not None and isinstance(node, yaml.ScalarNode) else 1,
+        )
+
+    def line(self, origin: Origin) -> str | None:
+        """The line at `origin`, secrets covered; None where there is no such file."""
+        file = self.files.get(origin.file)
+        return file.line(origin.line) if file is not None else None
+
+    @property
+    def included(self) -> tuple[Path, ...]:
+        """The files that `${file:...}` reads: a change of one of them is a change of the manifest."""
+        names = {name.removeprefix("file:").strip() for f in self.files.values() for name in f.used if ":" in name}
+        return tuple(self.folder / name for name in sorted(names))
+
+    def _find(self, path: Steps) -> tuple[ManifestFile | None, yaml.Node | None]:
+        for length in (2, 1):
+            entry = self.entries.get(path[:length])
+            if entry is None:
+                continue
+            file, place = entry
+            rest = path[length:]
+            if rest:
+                below = file.place(place.node, rest)
+                if below.node is not place.node:
+                    return file, below.marked
+            return file, place.marked
+        return next(iter(self.files.values()), None), None
+
+    def _subject(self, path: Steps) -> str:
+        match path:
+            case ("routes", int(), *_):
+                file, place = self.entries.get(path[:2], (None, None))
+                if file is not None and place is not None:
+                    for key in ("name", "path"):
+                        found = file.place(place.node, (key,))
+                        if isinstance(found.node, yaml.ScalarNode):
+                            return f'route "{key_text(found.node, file.expanded)}"'
+                return "route"
+            case ("services", name, *_):
+                return f'service "{name}"'
+            case ("limits", name, *_):
+                return f'limit "{name}"'
+            case ("api_keys", name, *_):
+                return f'API key "{name}"'
+            case ("gateway" | "identity" as section, *_):
+                return section
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A folder without problems, as far as each file goes."""
+
+    manifest: Manifest
+    sources: Sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Every problem of a folder, in the order of places."""
+
+    problems: tuple[Problem, ...]
+    sources: Sources
+
+
+class Memory:
+    """What the last load read, so that the next costs only the files that changed. It never changes a result."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, ManifestFile] = {}
+
+    def read(self, name: str, content: bytes, environment: Environment) -> ManifestFile:
+        """The file, read again only where it or a variable in it changed."""
+        known = self._files.get(name)
+        if (
+            known is not None
+            and known.content == content
+            and all(environment.get(variable) == value for variable, value in known.used.items())
+        ):
+            return known
+        return read_file(name, content, environment)
+
+    def keep(self, files: Mapping[str, ManifestFile]) -> None:
+        """Forgets everything but these."""
+        self._files = dict(files)
+
+
+def load(folder: Path, environ: Environ, memory: Memory | None = None) -> Loaded | Refused:
+    """Reads every `.yaml` and `.yml` file below `folder` (or the one file it names); hidden ones are left out."""
+    memory = memory or Memory()
+    problems: list[Problem] = []
+    root = folder if folder.is_dir() else folder.parent
+    environment = Environment(variables=environ, read=_reader(root))
+    files: dict[str, ManifestFile] = {}
+    for name, content in _contents(folder, problems):
+        files[name] = memory.read(name, content, environment)
+    memory.keep(files)
+    for file in files.values():
+        problems += file.problems
+    manifest, entries = _merge(files.values(), problems)
+    sources = Sources(folder=root, files=files, entries=entries)
+    if problems:
+        return Refused(problems=in_order(problems), sources=sources)
+    return Loaded(manifest=manifest, sources=sources)
+
+
+def manifest_files(folder: Path) -> list[Path]:
+    """The manifest files of a folder, sorted. Raises OSError where it cannot be read."""
+    if not folder.is_dir():
+        return [folder]
+    found: list[Path] = []
+    seen: set[str] = set()
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=failed):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(here) / n for n in sorted(names) if n.endswith(SUFFIXES) and not n.startswith(".")]
+    return found
+
+
+def _contents(folder: Path, problems: list[Problem]) -> list[tuple[str, bytes]]:
+    """Name and content of every file that can be read."""
+
+    def refuse(name: str, message: str, hint: str, code: str) -> None:
+        problems.append(
+            Problem(origin=Origin(file=name, line=1, column=1), message=message, hint=hint, code=code),
+        )
+
+    try:
+        if not folder.exists():
+            refuse(str(folder), "there is no such folder", "name the folder that holds the manifests", "folder-missing")
+            return []
+        paths = manifest_files(folder)
+    except OSError as error:
+        refuse(str(folder), f"the folder cannot be read: {error.strerror}", "", "unreadable")
+        return []
+    if not paths:
+        refuse(str(folder), "no manifests in this folder", "a manifest ends in .yaml or .yml", "folder-empty")
+    if len(paths) > MOST_FILES:
+        refuse(str(folder), f"more than {MOST_FILES} files", "name a folder with manifests only", "folder-too-large")
+        return []
+    contents: list[tuple[str, bytes]] = []
+    total = 0
+    for path in paths:
+        name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(LARGEST_FOLDER + 1)
+        except OSError as error:
+            refuse(name, f"the file cannot be read: {error.strerror}", "", "unreadable")
+            continue
+        total += len(content)
+        if total > LARGEST_FOLDER:
+            refuse(name, f"more than {LARGEST_FOLDER >> 20}MiB of manifests", "", "folder-too-large")
+            break
+        contents.append((name, content))
+    return contents
+
+
+def _reader(root: Path) -> Callable[[str], str]:
+    def read(name: str) -> str:
+        with (root / name).open("rb") as stream:
+            content = stream.read(LARGEST_INCLUDED + 1)
+        if len(content) > LARGEST_INCLUDED:
+            raise ValueError(f"{name} has more than {LARGEST_INCLUDED} bytes")
+        return content.decode("utf-8")
+
+    return read
+
+
+@dataclass(slots=True)
+class _Merge:
+    """The sections as they come together."""
+
+    problems: list[Problem]
+    entries: dict[Steps, tuple[ManifestFile, Place]] = field(default_factory=dict)
+    gateway: Gateway | None = None
+    identity: Identity | None = None
+    api_keys: dict[str, ApiKey] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
+    routes: list[Route] = field(default_factory=list)
+    names: dict[str, Steps] = field(default_factory=dict)
+
+    def add(self, file: ManifestFile, document: Document, root: yaml.Node) -> None:
+        """One document more."""
+        for section, value in (("gateway", document.gateway), ("identity", document.identity)):
+            if value is not None and self._place((section,), file, file.place(root, (section,)), f"`{section}`"):
+                if isinstance(value, Gateway):
+                    self.gateway = value
+                else:
+                    self.identity = value
+        self._named("api_keys", "API key", document.api_keys, self.api_keys, file, root)
+        self._named("limits", "limit", document.limits, self.limits, file, root)
+        self._named("services", "service", document.services, self.services, file, root)
+        self._routes(document, file, root)
+
+    def _routes(self, document: Document, file: ManifestFile, root: yaml.Node) -> None:
+        if not document.routes:
+            return
+        items = file.place(root, ("routes",)).node.value
+        for route, node in zip(document.routes, items, strict=True):
+            path: Steps = ("routes", len(self.routes))
+            self.routes.append(route)
+            self.entries[path] = (file, Place(node))
+            if route.name is not None:
+                first = self.names.setdefault(route.name, path)
+                if first != path:
+                    where = file.place(node, ("name",)).node
+                    self._twice(f'a route named "{route.name}"', file, where, first, ("name",), path)
+
+    def _named(
+        self,
+        section: str,
+        what: str,
+        found: Mapping[str, _T],
+        merged: dict[str, _T],
+        file: ManifestFile,
+        root: yaml.Node,
+    ) -> None:
+        merged.update(
+            (name, value)
+            for name, value in found.items()
+            if self._place((section, name), file, file.place(root, (section, name)), f'{what} "{name}"')
+        )
+
+    def _place(self, path: Steps, file: ManifestFile, place: Place, what: str) -> bool:
+        """Whether this is the first of its name."""
+        if path not in self.entries:
+            self.entries[path] = (file, place)
+            return True
+        self._twice(what, file, place.key or place.node, path, (), path)
+        return False
+
+    def _twice(self, what: str, file: ManifestFile, node: yaml.Node, first: Steps, below: Steps, path: Steps) -> None:
+        other, place = self.entries[first]
+        there = other.place(place.node, below).node if below else (place.key or place.node)
+        self.problems.append(
+            Problem(
+                origin=file.origin(node),
+                message=f"{what} is there twice",
+                hint=f"the first is at {other.origin(there)}",
+                code="duplicate-name",
+                path=path,
+                length=length_of(node),
+            )
+        )
+
+
+def _merge(
+    files: Iterable[ManifestFile], problems: list[Problem]
+) -> tuple[Manifest, dict[Steps, tuple[ManifestFile, Place]]]:
+    merge = _Merge(problems)
+    for file in files:
+        for document, root in file.documents:
+            merge.add(file, document, root)
+    manifest = Manifest(
+        gateway=merge.gateway or Gateway(),
+        identity=merge.identity or Identity(),
+        api_keys=merge.api_keys,
+        limits=merge.limits,
+        services=merge.services,
+        routes=tuple(merge.routes),
+    )
+    return manifest, merge.entries
