@@ -81,13 +81,23 @@ async def background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         raise
 
 
-def die_with_parent(parent: int | None = None, *, signal_number: int = signal.SIGKILL) -> None:
+def die_with_parent() -> None:
     """Asks Linux to kill this process when its parent dies, even by SIGKILL; elsewhere it does nothing.
 
-    To be called in the child. With `parent`, a parent that died before the call is noticed too.
+    To be called in the child; `dying_with_parent` is for a child that runs another program.
     """
+    dying_with_parent(os.getppid())()
+
+
+def dying_with_parent(parent: int) -> Callable[[], None]:
+    """A `preexec_fn` that ties the child to `parent`. What it needs is loaded here: a forked child should do little."""
     if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal_number)
+        return lambda: None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return tie

@@ -1,0 +1,214 @@
+"""`causeway bootstrap`: the one file Envoy starts from. Everything else reaches Envoy over ADS.
+
+The file names the control plane, and holds what must be there before it: the node's name, the admin address, the limits
+that keep Envoy alive under load. It must not know manifests. Envoy starts with it even while the control plane is away.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from serving.address import Address, TcpAddress, UnixAddress
+from serving.settings import command, setting
+
+if TYPE_CHECKING:
+    import typer
+
+JsonValue = str | int | float | bool | list["JsonValue"] | dict[str, "JsonValue"]
+Json = dict[str, JsonValue]
+
+XDS_CLUSTER = "xds_cluster"
+ENVOY_ARGUMENTS = ("--reject-unknown-dynamic-fields", "--drain-strategy", "immediate")
+"""Envoy's own default ignores a field it does not know: a security setting among them would be silently off."""
+
+_EXTENSIONS = "type.googleapis.com/envoy.extensions."
+_TLS_STATS = r"^(listener|cluster)\..*\.ssl\.(ciphers|curves|sigalgs|versions)\..*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootstrapSettings:
+    xds: Address = setting("127.0.0.1:18000", help="The control plane's ADS address: host:port or unix:/path.")
+    admin: Address = setting("127.0.0.1:9901", help="Envoy's admin interface: loopback or unix:/path only.")
+    node_id: str = setting("", help="This Envoy's name, unique among those of the control plane. Empty: the host name.")
+    cluster: str = setting("gateway", help="The group of Envoys this one belongs to.")
+    max_heap_mb: int = setting(1024, minimum=64, help="Memory in MB: above 90 % Envoy sheds work in steps.")
+    max_connections: int = setting(50_000, minimum=1, help="Client connections at once; above it new ones are closed.")
+    xds_ca: Path | None = setting(None, help="PEM of the authority that signed the control plane's certificate.")
+    xds_certificate: Path | None = setting(None, help="PEM of this Envoy's client certificate.")
+    xds_key: Path | None = setting(None, help="PEM of its key.")
+    xds_name: str = setting("", help="Name in the control plane's certificate, when it is not the host of --xds.")
+    format: Literal["yaml", "json"] = setting("yaml", help="How to print it.")
+
+    def __post_init__(self) -> None:
+        if not self.admin.is_loopback:
+            raise ValueError(f"--admin {self.admin}: the admin interface can stop Envoy: loopback or unix:/path only")
+        if (self.xds_certificate is None) != (self.xds_key is None):
+            raise ValueError("--xds-certificate and --xds-key go together")
+        if self.xds_certificate is not None and self.xds_ca is None:
+            raise ValueError("--xds-certificate needs --xds-ca: a key is shown to a server that was verified")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("bootstrap")(command(BootstrapSettings, _print))
+
+
+def _print(settings: BootstrapSettings) -> None:
+    """Print the bootstrap file an Envoy starts from: causeway bootstrap > envoy.yaml && envoy -c envoy.yaml"""
+    document = bootstrap(settings)
+    match settings.format:
+        case "json":
+            print(json.dumps(document, indent=2))
+        case "yaml":
+            print(_yaml(document), end="")
+
+
+def bootstrap(settings: BootstrapSettings) -> Json:
+    """Envoy's Bootstrap (config.bootstrap.v3) in its JSON form."""
+    from_ads: Json = {"ads": {}, "resource_api_version": "V3"}
+    return {
+        "node": {"id": settings.node_id or socket.gethostname(), "cluster": settings.cluster},
+        "admin": {"address": _envoy_address(settings.admin)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [
+                    {
+                        "envoy_grpc": {
+                            "cluster_name": XDS_CLUSTER,
+                            # A control plane that restarts is found again in a second, not in Envoy's thirty.
+                            "retry_policy": {"retry_back_off": {"base_interval": "0.25s", "max_interval": "5s"}},
+                        }
+                    }
+                ],
+            },
+            "lds_config": dict(from_ads),
+            "cds_config": dict(from_ads),
+        },
+        "static_resources": {"clusters": [_xds_cluster(settings)]},
+        "overload_manager": _overload_manager(settings),
+        "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
+        "stats_config": {
+            "use_all_default_tags": True,
+            "stats_matcher": {"exclusion_list": {"patterns": [{"safe_regex": {"regex": _TLS_STATS}}]}},
+        },
+    }
+
+
+def _yaml(document: Json) -> str:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        # To Envoy's parser a bare y or n is a boolean, which PyYAML does not expect.
+        style = '"' if value.lower() in ("y", "n") else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False, width=120)
+
+
+def _xds_cluster(settings: BootstrapSettings) -> Json:
+    endpoint: Json = {"endpoint": {"address": _envoy_address(settings.xds)}}
+    cluster: Json = {
+        "name": XDS_CLUSTER,
+        "type": "STATIC" if _is_literal(settings.xds) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _EXTENSIONS + "upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "20s", "timeout": "5s"}}
+                },
+            }
+        },
+        "load_assignment": {"cluster_name": XDS_CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    if settings.xds_ca is not None:
+        cluster["transport_socket"] = _tls(settings, settings.xds_ca)
+    return cluster
+
+
+def _tls(settings: BootstrapSettings, ca: Path) -> Json:
+    host = settings.xds.host if isinstance(settings.xds, TcpAddress) else ""
+    name = settings.xds_name or host
+    validation: Json = {"trusted_ca": {"filename": str(ca)}}
+    context: Json = {"alpn_protocols": ["h2"], "validation_context": validation}
+    if name:
+        kind = "IP_ADDRESS" if _is_ip(name) else "DNS"
+        validation["match_typed_subject_alt_names"] = [{"san_type": kind, "matcher": {"exact": name}}]
+    if settings.xds_certificate is not None and settings.xds_key is not None:
+        context["tls_certificates"] = [
+            {
+                "certificate_chain": {"filename": str(settings.xds_certificate)},
+                "private_key": {"filename": str(settings.xds_key)},
+            }
+        ]
+    upstream: Json = {"@type": _EXTENSIONS + "transport_sockets.tls.v3.UpstreamTlsContext"}
+    upstream["common_tls_context"] = context
+    if name and not _is_ip(name):
+        upstream["sni"] = name
+    return {"name": "envoy.transport_sockets.tls", "typed_config": upstream}
+
+
+def _overload_manager(settings: BootstrapSettings) -> Json:
+    heap = "envoy.resource_monitors.fixed_heap"
+    # Give memory back, then lose idle clients, then new requests, then new connections: the mildest that helps.
+    steps = (
+        ("envoy.overload_actions.shrink_heap", 0.90),
+        ("envoy.overload_actions.disable_http_keepalive", 0.93),
+        ("envoy.overload_actions.stop_accepting_requests", 0.96),
+        ("envoy.overload_actions.stop_accepting_connections", 0.98),
+    )
+    actions: list[JsonValue] = [
+        {"name": action, "triggers": [{"name": heap, "threshold": {"value": threshold}}]} for action, threshold in steps
+    ]
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": heap,
+                "typed_config": {
+                    "@type": _EXTENSIONS + "resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                    "max_heap_size_bytes": settings.max_heap_mb << 20,
+                },
+            },
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": _EXTENSIONS + "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": settings.max_connections,
+                },
+            },
+        ],
+        "actions": actions,
+    }
+
+
+def _envoy_address(address: Address) -> Json:
+    match address:
+        case UnixAddress():
+            return {"pipe": {"path": str(address.path), "mode": 0o600}}
+        case TcpAddress():
+            host = "127.0.0.1" if address.host == "localhost" else address.host
+            return {"socket_address": {"address": host, "port_value": address.port}}
+
+
+def _is_literal(address: Address) -> bool:
+    return isinstance(address, UnixAddress) or address.host == "localhost" or _is_ip(address.host)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
