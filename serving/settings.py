@@ -47,6 +47,7 @@ class _Setting:
     env: tuple[str, ...]
     minimum: float | None
     maximum: float | None
+    positional: bool = False
 
 
 def setting(
@@ -56,9 +57,13 @@ def setting(
     env: Sequence[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
+    positional: bool = False,
 ) -> typing.Any:  # as dataclasses.field: it stands for a value of the field's type
-    """A field of a settings class. Without a default it must be given. `env` names further variables that are read."""
-    mark = _Setting(help=help, env=tuple(env), minimum=minimum, maximum=maximum)
+    """A field of a settings class. Without a default it must be given. `env` names further variables that are read.
+
+    A `positional` one is an argument of the command, not a flag.
+    """
+    mark = _Setting(help=help, env=tuple(env), minimum=minimum, maximum=maximum, positional=positional)
     return dataclasses.field(default=default, metadata={_MARK: mark})
 
 
@@ -121,7 +126,11 @@ def command(cls: type[T], run: Callable[[T], None]) -> Callable[..., None]:
         text = f"{_mark(field).help} [env: {', '.join((_variable(field), *_mark(field).env))}]"
         if field.default not in (dataclasses.MISSING, None, (), ""):
             text += f" [default: {_shown(field.default)}]"
-        option = typer.Option(_flag(field), help=text.replace("[", r"\["), show_default=False, metavar=_metavar(hint))
+        text = text.replace("[", r"\[")
+        if _mark(field).positional:
+            option = typer.Argument(help=text, show_default=False, metavar=field.name.upper())
+        else:
+            option = typer.Option(_flag(field), help=text, show_default=False, metavar=_metavar(hint))
         annotation: object = Annotated[list[str] | None, option] if is_list else Annotated[str | None, option]
         annotations[field.name] = annotation
         parameters.append(
@@ -221,7 +230,7 @@ def _is_secret(hint: object) -> bool:
 
 
 def _flag(field: dataclasses.Field[object]) -> str:
-    return "--" + field.name.replace("_", "-")
+    return field.name.upper() if _mark(field).positional else "--" + field.name.replace("_", "-")
 
 
 def _variable(field: dataclasses.Field[object]) -> str:

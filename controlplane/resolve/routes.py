@@ -241,7 +241,7 @@ def _services(
         if name not in manifest.services:
             findings.add(
                 where,
-                f'route "{route.label}": unknown service "{name}"',
+                f'unknown service "{name}"',
                 hint=near(name, manifest.services) or "known are " + (", ".join(sorted(manifest.services)) or "none"),
             )
     return {name: manifest.services[name] for _, name in named if name in manifest.services}  # copies do not answer

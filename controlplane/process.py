@@ -1,0 +1,124 @@
+"""The control plane as a process: watches the folder, builds, serves, observes, and says how it is.
+
+An edit with a problem changes nothing that is served; the problems are logged and shown until the next good edit. At
+start the last known good state is served before the manifests are read, so that broken manifests never empty a gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from controlplane.manifests.load import Memory, Refused
+from controlplane.manifests.watch import watch
+from controlplane.observe.observer import Observer, as_json
+from controlplane.reconcile import Built, build
+from controlplane.resolve.resolve import Deployment
+from controlplane.xds.controlplane import ControlPlane, Inconsistent, Outcome
+
+_log = structlog.get_logger("controlplane")
+_RELOADS = Counter("causeway_reloads_total", "Edits read, by what became of them", ["outcome"])
+_PROBLEMS = Gauge("causeway_manifest_problems", "Problems of the last edit; 0 when it is served")
+_BUILD = Histogram("causeway_build_seconds", "From reading the folder to a checked snapshot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """The last time that the folder was read."""
+
+    at: datetime
+    took_s: float
+    outcome: str
+    problems: tuple[str, ...] = ()
+
+
+class Process:
+    """Everything of the control plane but its sockets."""
+
+    def __init__(
+        self, folder: Path, deployment: Deployment, plane: ControlPlane, observer: Observer, environ: Mapping[str, str]
+    ) -> None:
+        self.folder = folder
+        self.plane = plane
+        self.observer = observer
+        self.reload: Reload | None = None
+        self._deployment = deployment
+        self._environ = environ
+        self._memory = Memory()
+        self._built: Built | None = None
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Reads the folder now and after every change. Never returns."""
+        await self.read()
+        async for _ in watch(self.folder, self._files):
+            await self.read()
+
+    def _files(self) -> tuple[Path, ...]:
+        """What the manifests read besides themselves: certificates, keys, included secrets."""
+        return self._built.files if self._built is not None else ()
+
+    async def read(self, *, confirmed: bool = False) -> Reload:
+        """Reads the folder once. What is wrong comes back in the result; what is served stays then."""
+        async with self._lock:
+            began = time.monotonic()
+            built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
+            outcome, problems = await self._serve(built, confirmed=confirmed)
+            took = time.monotonic() - began
+        _BUILD.observe(took)
+        _RELOADS.labels(outcome=outcome).inc()
+        _PROBLEMS.set(len(problems))
+        self.plane.report_problems(problems)
+        self.reload = Reload(at=datetime.now(UTC), took_s=took, outcome=outcome, problems=problems)
+        if problems:
+            for problem in problems:
+                _log.error("manifest problem", problem=problem)
+            _log.error("the edit is not served; what was served before goes on", problems=len(problems))
+        else:
+            _log.info("manifests read", outcome=outcome, took_ms=round(took * 1000))
+        return self.reload
+
+    async def _serve(self, built: Built | Refused, *, confirmed: bool) -> tuple[str, tuple[str, ...]]:
+        if isinstance(built, Refused):
+            return "refused", tuple(map(str, built.problems))
+        try:
+            outcome = await self.plane.set_snapshot(built.snapshot, confirmed=confirmed)
+        except Inconsistent as problem:
+            return "refused", problem.problems
+        if outcome is not Outcome.HELD:
+            self._built = built
+            self.observer.open_for_s = {
+                cluster.name.removeprefix("service/"): cluster.outliers.ejection_ms / 1000
+                for cluster in built.gateway.clusters
+                if cluster.outliers is not None
+            }
+        return outcome.value, ()
+
+    def status(self) -> dict[str, object]:
+        """What `/status` answers."""
+        reload = self.reload
+        return {
+            **self.plane.status().as_json(),
+            "folder": str(self.folder),
+            "routes": len(self._built.manifest.routes) if self._built is not None else 0,
+            "services": list(map(as_json, self.observer.circuits)),
+            "reload": {
+                "at": reload.at.isoformat(timespec="seconds"),
+                "took_ms": round(reload.took_s * 1000, 1),
+                "outcome": reload.outcome,
+                "problems": list(reload.problems),
+            }
+            if reload is not None
+            else None,
+        }
+
+    def not_ready(self) -> str | None:
+        """Why nothing is served yet."""
+        return None if self.plane.snapshot is not None else "no manifests could be served yet"
