@@ -5,8 +5,10 @@ All or nothing: one problem anywhere and there is no manifest. Nothing here know
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -154,8 +156,10 @@ def load(folder: Path, environ: Environ, memory: Memory | None = None) -> Loaded
     root = folder if folder.is_dir() else folder.parent
     environment = Environment(variables=environ, read=_reader(root))
     files: dict[str, ManifestFile] = {}
-    for name, content in _contents(folder, problems):
-        files[name] = memory.read(name, content, environment)
+    contents = _contents(folder, problems)
+    with _collector_paused():
+        for name, content in contents:
+            files[name] = memory.read(name, content, environment)
     memory.keep(files)
     for file in files.values():
         problems += file.problems
@@ -164,6 +168,18 @@ def load(folder: Path, environ: Environ, memory: Memory | None = None) -> Loaded
     if problems:
         return Refused(problems=in_order(problems), sources=sources)
     return Loaded(manifest=manifest, sources=sources)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Reading makes very many values and no cycles: the cyclic collector would take as long as the reading."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def manifest_files(folder: Path) -> list[Path]:

@@ -57,7 +57,11 @@ def _one_or_many(value: object) -> object:
 
 
 Word = Annotated[str, BeforeValidator(_word), WithJsonSchema({"type": "string", "pattern": r"^[!-+\--~]{1,256}$"})]
-Words = Annotated[tuple[Word, ...], Field(min_length=1), BeforeValidator(_one_or_many)]
+Words = Annotated[
+    tuple[Word, ...],
+    Field(min_length=1),
+    BeforeValidator(_one_or_many, json_schema_input_type=Word | tuple[Word, ...]),
+]
 Claim = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -321,15 +325,41 @@ class Auth(Model):
     mode: Literal["required", "optional", "public"] | None = None
     """`required`: nobody without a valid credential. `optional`: a credential is checked where there is one.
     `public`: no credential is looked at."""
-    accept: Annotated[tuple[Method, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = None
+    accept: (
+        Annotated[
+            tuple[Method, ...],
+            Field(min_length=1),
+            BeforeValidator(_one_or_many, json_schema_input_type=Method | tuple[Method, ...]),
+        ]
+        | None
+    ) = None
     """Kinds of credentials; any of them will do. All that `identity` configures when left out."""
-    issuers: Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = None
+    issuers: (
+        Annotated[
+            tuple[Name, ...],
+            Field(min_length=1),
+            BeforeValidator(_one_or_many, json_schema_input_type=Name | tuple[Name, ...]),
+        ]
+        | None
+    ) = None
     """Issuers whose tokens are taken. All when left out."""
-    roles: Annotated[Requirement, BeforeValidator(_any_of)] | None = None
+    roles: (
+        Annotated[Requirement, BeforeValidator(_any_of, json_schema_input_type=Word | tuple[Word, ...] | Requirement)]
+        | None
+    ) = None
     """Roles: one of a list, or `{all: [...]}`."""
-    scopes: Annotated[Requirement, BeforeValidator(_any_of)] | None = None
+    scopes: (
+        Annotated[Requirement, BeforeValidator(_any_of, json_schema_input_type=Word | tuple[Word, ...] | Requirement)]
+        | None
+    ) = None
     """Scopes: one of a list, or `{all: [...]}`."""
-    claims: Annotated[ClaimRequirement, BeforeValidator(_all_of)] | None = None
+    claims: (
+        Annotated[
+            ClaimRequirement,
+            BeforeValidator(_all_of, json_schema_input_type=tuple[ClaimCondition, ...] | ClaimRequirement),
+        ]
+        | None
+    ) = None
     """Conditions on claims: all of a list, or `{any: [...]}`."""
     tenant: Annotated[str, BeforeValidator(_tenant)] | None = None
     """Where the request names a tenant, which must be the caller's: `:parameter` of the path, `host` (the part of the
@@ -355,5 +385,7 @@ def _auth(value: object) -> object:
     return {"mode": value}
 
 
-AuthField = Annotated[Auth, BeforeValidator(_auth)]
+AuthField = Annotated[
+    Auth, BeforeValidator(_auth, json_schema_input_type=Literal["required", "optional", "public"] | Auth)
+]
 """What stands behind `auth:`: one word, or a mapping."""

@@ -154,7 +154,7 @@ class Limit(Model):
     """How it is counted: a token bucket (refills steadily), a window that starts anew, or one that slides."""
     cost: Annotated[int, Field(ge=1, le=1_000_000_000)] | Cost = 1
     """How much one request takes."""
-    block: Annotated[Block, BeforeValidator(_block)] | None = None
+    block: Annotated[Block, BeforeValidator(_block, json_schema_input_type=Duration | Block)] | None = None
     """Who goes over the limit is refused for so long: `5m`, or `{for: 5m, escalate: [15m, 1h]}`."""
     shadow: bool = False
     """Count and report, refuse nobody."""

@@ -236,17 +236,8 @@ def _one_or_many(value: object) -> object:
 
 Hosts = Annotated[
     tuple[HostPattern, ...],
-    BeforeValidator(_one_or_many),
+    BeforeValidator(_one_or_many, json_schema_input_type=HostPattern | tuple[HostPattern, ...]),
     Field(min_length=1, max_length=100),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^[^\s/]+$"},
-                {"type": "array", "items": {"type": "string", "pattern": r"^[^\s/]+$"}, "minItems": 1},
-            ],
-            "examples": ["api.example.com", ["*.example.com"]],
-        }
-    ),
 ]
 
 
