@@ -85,6 +85,18 @@ class Process:
             _log.info("manifests read", outcome=outcome, took_ms=round(took * 1000))
         return self.reload
 
+    async def apply(self, confirmed: bool) -> dict[str, object]:
+        """`read` for `causeway apply`: what came of it, as JSON."""
+        reload = await self.read(confirmed=confirmed)
+        held = self.plane.held
+        return {
+            "outcome": reload.outcome,
+            "revision": self.plane.revision,
+            "took_ms": round(reload.took_s * 1000, 1),
+            "problems": list(reload.problems),
+            "reason": held.reason if held is not None else None,
+        }
+
     async def _serve(self, built: Built | Refused, *, confirmed: bool) -> tuple[str, tuple[str, ...]]:
         if isinstance(built, Refused):
             return "refused", tuple(map(str, built.problems))

@@ -50,7 +50,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from controlplane.process import Process
     from controlplane.reconcile import endpoint
     from controlplane.resolve.resolve import Deployment
+    from controlplane.xds import api
     from controlplane.xds.controlplane import ControlPlane
+    from controlplane.xds.keeping import Keeper, restore
     from serving.admin import Admin
     from serving.process import background
     from serving.server import Server
@@ -63,12 +65,16 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     process = Process(settings.folder, deployment, plane, observer, os.environ)
     admin = Admin("control-plane", checks={"snapshot": process.not_ready})
     admin.get("/status", lambda _: process.status())
+    api.register(admin, plane, process.apply)
+    restore(plane, settings.state)
+    keeper = Keeper(plane, settings.state)
     server = Server(plane.services(), allow_insecure=settings.allow_insecure)
     await admin.start(settings.admin)
     await server.start(settings.xds)
-    async with background(process.run(), observer.run()):
+    async with background(process.run(), observer.run(), keeper.run()):
         admin.started()
         await stop.wait()
     plane.end_all()
     await server.drain(grace_s=2)
+    await keeper.keep()
     await admin.stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,7 +27,7 @@ from controlplane.xds.codec import Encoder
 from controlplane.xds.fuse import mass_deletion
 from controlplane.xds.methods import METHODS, Method
 from controlplane.xds.protocol import Node
-from controlplane.xds.quarantine import Quarantine
+from controlplane.xds.quarantine import Held, Quarantine
 from controlplane.xds.session import Session
 from controlplane.xds.status import HeldChange, Status
 from controlplane.xds.stream import Stream
@@ -123,7 +123,7 @@ class ControlPlane:
         if problems:
             raise Inconsistent(map(str, problems))
         if self.snapshot is not None and snapshot.version == self.snapshot.version:
-            self.revision = revision
+            self.revision, self.source = revision, "manifests"
             self._waiting = None
             self._settle()
             return Outcome.UNCHANGED
@@ -160,13 +160,24 @@ class ControlPlane:
         self.problems = tuple(problems)
         self.problems_at = self._clock() if self.problems else None
 
-    def remember(self, snapshot: Snapshot) -> None:
-        """This was served in an earlier life: clients that come back may hold it."""
-        self._history.remember(snapshot)
+    def restore(
+        self, snapshot: Snapshot, revision: str, held: Iterable[Held], variants: Mapping[str, Snapshot]
+    ) -> None:
+        """Serves what an earlier life of this process served, to each kind of client what it accepted then."""
+        self.quarantine = Quarantine(held)
+        self._accepted.update(variants)
+        for variant in variants.values():
+            self._history.remember(variant)
+        self._serve(snapshot, revision)
+        self.source = "last known good"
+
+    def variants(self) -> Mapping[str, Snapshot]:
+        """What some kinds of clients are served in place of the snapshot."""
+        return {kind: served for kind, served in self._effective.items() if served is not self.snapshot}
 
     def _serve(self, snapshot: Snapshot, revision: str) -> None:
         before = self.snapshot
-        self.snapshot, self.revision = snapshot, revision
+        self.snapshot, self.revision, self.source = snapshot, revision, "manifests"
         self.served_at = self._clock()
         self._waiting = None
         metrics.HELD.set(0)

@@ -139,7 +139,7 @@ class Stream:
 
     @property
     def is_settled(self) -> bool:
-        """Everything asked for is sent, accepted, and equal to the target (or pinned), and nothing is left to ask for."""
+        """Everything asked for is sent, accepted, and equal to the target (or pinned); nothing is left to ask for."""
         if self.target is None or not self.channels:
             return False
         if any(channel.dirty or channel.offers or channel.must_answer for channel in self.channels.values()):

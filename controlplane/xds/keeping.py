@@ -1,0 +1,116 @@
+"""Keeps what is served on disk, and brings it back at the start.
+
+Writing happens beside serving: changes that come while a file is being written are written together, newest last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from controlplane.origin import Origin
+from controlplane.snapshot import store
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.quarantine import Held
+
+_log = structlog.get_logger("controlplane.keeping")
+
+
+def restore(plane: ControlPlane, folder: Path) -> bool:
+    """Serves what the folder keeps. False when there is nothing usable; a damaged file is reported and ignored."""
+    try:
+        kept = store.read(folder)
+        held = read_notes(kept.notes)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as problem:
+        _log.error("last known good unreadable", folder=str(folder), error=str(problem))
+        return False
+    plane.restore(kept.snapshot, kept.revision, held, kept.variants)
+    _log.info("last known good in service", revision=kept.revision, resources=len(kept.snapshot))
+    return True
+
+
+class Keeper:
+    """Writes the plane's state into the folder whenever it changed, until cancelled."""
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        self.problem: str | None = None
+        self.written = 0
+        self._plane = plane
+        self._folder = folder
+        self._changed = asyncio.Event()
+        plane.on_change = self._changed.set
+
+    async def run(self) -> None:
+        while True:
+            await self._changed.wait()
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Writes once, now."""
+        self._changed.clear()
+        snapshot = self._plane.snapshot
+        if snapshot is None:
+            return
+        kept = store.Kept(
+            snapshot=snapshot,
+            revision=self._plane.revision,
+            variants=self._plane.variants(),
+            notes=write_notes(self._plane.quarantine.all()),
+        )
+        try:
+            await asyncio.to_thread(store.write, self._folder, kept)
+        except OSError as failure:
+            self.problem = str(failure)
+            _log.error("cannot keep the last known good", folder=str(self._folder), error=str(failure))
+        else:
+            self.problem = None
+            self.written += 1
+
+
+def write_notes(held: Iterable[Held]) -> str:
+    return json.dumps(
+        [
+            {
+                "kind": one.kind,
+                "type_url": one.type_url,
+                "name": one.name,
+                "part": one.part,
+                "digest": one.digest,
+                "replacement": base64.b64encode(one.replacement).decode(),
+                "text": one.text,
+                "origins": [[origin.file, origin.line, origin.column] for origin in one.origins],
+                "since": one.since,
+                "client": one.client,
+            }
+            for one in held
+        ]
+    )
+
+
+def read_notes(text: str) -> list[Held]:
+    """Raises ValueError."""
+    try:
+        return [
+            Held(
+                kind=str(row["kind"]),
+                type_url=str(row["type_url"]),
+                name=str(row["name"]),
+                part=str(row["part"]) if row["part"] is not None else None,
+                digest=str(row["digest"]),
+                replacement=base64.b64decode(row["replacement"]),
+                text=str(row["text"]),
+                origins=tuple(Origin(file=str(f), line=int(n), column=int(c)) for f, n, c in row["origins"]),
+                since=float(row["since"]),
+                client=str(row["client"]),
+            )
+            for row in json.loads(text)
+        ]
+    except (KeyError, TypeError) as failure:
+        raise ValueError(f"unexpected notes: {failure!r}") from failure

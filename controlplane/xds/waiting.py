@@ -1,0 +1,61 @@
+"""Waiting until every client serves what the control plane serves: the proof behind `causeway apply --wait`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.status import ClientStatus, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waited:
+    """How it ended. `is_live`: every connected client has accepted all of the revision."""
+
+    is_live: bool
+    revision: str
+    took_s: float
+    clients: tuple[ClientStatus, ...]
+    reasons: tuple[str, ...]
+    """Why not, one sentence each."""
+
+
+async def wait_until_live(plane: ControlPlane, timeout_s: float) -> Waited:
+    """Returns when every connected client serves the present revision, one refused part of it, or the time is over."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    deadline = began + timeout_s
+    while True:
+        clients = plane.status().clients
+        pending = [client for client in clients if client.verdict in (Verdict.PENDING, Verdict.SILENT)]
+        left = deadline - loop.time()
+        if not pending or left <= 0:
+            reasons = (*(_late(client, timeout_s) for client in pending), *_refusals(plane))
+            return Waited(
+                is_live=not reasons,
+                revision=plane.revision,
+                took_s=loop.time() - began,
+                clients=clients,
+                reasons=reasons,
+            )
+        try:
+            async with asyncio.timeout(left):
+                await plane.news()
+        except TimeoutError:
+            continue
+
+
+def _late(client: ClientStatus, timeout_s: float) -> str:
+    waiting = ", ".join(one.type for one in client.types if one.pending or one.state == "WAITING") or "its next request"
+    return f'client "{client.id}" has not accepted everything after {timeout_s:g} s (waiting for {waiting})'
+
+
+def _refusals(plane: ControlPlane) -> tuple[str, ...]:
+    connected = {session.stream.node.kind for session in plane.sessions if session.stream.node is not None}
+    return tuple(
+        f"{', '.join(one.origins) or one.resource}: {one.client} refuses {one.type} "
+        f'"{one.part or one.resource}": {one.text}'
+        for one in plane.status().kept_back
+        if one.kind in connected
+    )
