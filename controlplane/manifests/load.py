@@ -32,6 +32,9 @@ MOST_FILES = 2000
 LARGEST_FOLDER = 64 * 1024 * 1024
 LARGEST_INCLUDED = 1 << 20
 
+# One object each, so that what was made of it can be remembered by its identity.
+_NO_GATEWAY, _NO_IDENTITY = Gateway(), Identity()
+
 Environ = Mapping[str, str]
 _T = TypeVar("_T")
 
@@ -340,8 +343,8 @@ def _merge(
         for document, root in file.documents:
             merge.add(file, document, root)
     manifest = Manifest(
-        gateway=merge.gateway or Gateway(),
-        identity=merge.identity or Identity(),
+        gateway=merge.gateway or _NO_GATEWAY,
+        identity=merge.identity or _NO_IDENTITY,
         api_keys=merge.api_keys,
         limits=merge.limits,
         services=merge.services,

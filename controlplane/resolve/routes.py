@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import attrgetter
 
 from controlplane.ir import names
@@ -22,12 +23,14 @@ from controlplane.ir.identity import Identity
 from controlplane.manifests.models import route as written
 from controlplane.manifests.models.base import did_you_mean
 from controlplane.manifests.models.document import Manifest
+from controlplane.manifests.models.gateway import Gateway
 from controlplane.manifests.models.identity import Auth
 from controlplane.manifests.models.scalars import DurationRange
 from controlplane.manifests.models.service import LoadBalancing, Maintenance, Retry, Service
+from controlplane.memo import by_identity, same
 from controlplane.origin import Origin
 from controlplane.resolve import paths
-from controlplane.resolve.findings import Findings
+from controlplane.resolve.findings import Findings, Path
 from controlplane.resolve.identity import RouteMeaning, authorization
 
 ANY_HOST = "*"
@@ -43,16 +46,15 @@ _CONDITIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
     """A route on one host, with what its place in the order depends on."""
 
     host: str
-    number: int
     pattern: paths.Pattern
     route: ir.Route
 
-    @property
+    @cached_property
     def order(self) -> _Order:
         """Sort key: the most specific first."""
         match = self.route.match
@@ -66,7 +68,7 @@ class Candidate:
             tuple((c.name, c.kind, c.value) for c in match.query),
         )
 
-    @property
+    @cached_property
     def meaning(self) -> tuple[object, ...]:
         """Equal for routes that differ in their methods at most."""
         return (self.host, self.pattern.shape, self.route.match.headers, self.route.match.query)
@@ -77,9 +79,19 @@ def virtual_hosts(
 ) -> tuple[ir.VirtualHost, ...]:
     """The routes of the manifest by host, most specific first. `origins` has the place of each route."""
     candidates: list[Candidate] = []
-    for number, route in enumerate(manifest.routes):
-        candidates += _candidates(number, route, origins[number], manifest, identity, everywhere, findings)
-    _refuse_twins(candidates, findings)
+    numbers: dict[Candidate, int] = {}
+    # Values of equal content get one identity, by which the meaning of an unchanged route is remembered.
+    identity, everywhere = same(identity), same(everywhere)
+    for number, (route, origin) in enumerate(zip(manifest.routes, origins, strict=True)):
+        services = _services(("routes", number), route, manifest, findings)
+        found, problems = _meaning(route, same(origin), manifest.gateway, identity, everywhere, *services)
+        for problem in problems:
+            findings.add(
+                ("routes", number, "auth") if route.auth is not None else ("routes", number), problem, code="auth"
+            )
+        candidates += found
+        numbers |= dict.fromkeys(found, number)
+    _refuse_twins(candidates, numbers, findings)
     hosts = sorted({c.host for c in candidates} | {ANY_HOST}, key=_host_order)
     by_host: dict[str, list[Candidate]] = {host: [] for host in hosts}
     for candidate in candidates:
@@ -116,7 +128,7 @@ def _host_order(host: str) -> tuple[int, int, str]:
     return (1, -len(host), host) if host.startswith("*") else (0, 0, host)
 
 
-def _refuse_twins(candidates: list[Candidate], findings: Findings) -> None:
+def _refuse_twins(candidates: list[Candidate], numbers: Mapping[Candidate, int], findings: Findings) -> None:
     groups: dict[tuple[object, ...], list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.meaning, []).append(candidate)
@@ -124,16 +136,16 @@ def _refuse_twins(candidates: list[Candidate], findings: Findings) -> None:
     for group in groups.values():
         for i, second in enumerate(group):
             for first in group[:i]:
-                pair = (first.number, second.number)
+                pair = (numbers[first], numbers[second])
                 if pair[0] != pair[1] and pair not in reported and _overlap(first.route, second.route):
                     reported.add(pair)
                     findings.add(
-                        ("routes", second.number, "path"),
+                        ("routes", pair[1], "path"),
                         f'no request can tell the route "{second.route.name}" from "{first.route.name}" '
                         f"({first.route.origin})",
                         hint="give them different paths, methods, hosts or conditions, or remove one",
                         code="ambiguous-route",
-                        other=("routes", first.number, "path"),
+                        other=("routes", pair[0], "path"),
                     )
 
 
@@ -144,16 +156,16 @@ def _overlap(first: ir.Route, second: ir.Route) -> bool:
     return bool(one & other) and not (one < other or other < one)
 
 
-def _candidates(
-    number: int,
+@by_identity(65_536)
+def _meaning(
     route: written.Route,
     origin: Origin,
-    manifest: Manifest,
+    gateway: Gateway,
     identity: Identity,
     everywhere: tuple[str, ...],
-    findings: Findings,
-) -> list[Candidate]:
-    path = ("routes", number)
+    *services: Service,
+) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """The route on each of its hosts, and what is wrong with its `auth`. `services` are those that answer."""
     pattern = paths.parse(route.path)
     match = ir.RouteMatch(
         path=pattern.matcher,
@@ -161,45 +173,32 @@ def _candidates(
         headers=tuple(_value(name, one) for name, one in sorted(route.headers.items())),
         query=tuple(_value(name, one) for name, one in sorted(route.query.items())),
     )
-    services = _services(path, route, manifest, findings)
-    for i, name in enumerate(route.limits):
-        if name not in manifest.limits:
-            findings.add((*path, "limits", i), f'unknown limit "{name}"', hint=near(name, manifest.limits))
-    action = _action(route, pattern, services, manifest)
-    targets = tuple(services.values())
-    built = []
+    action = _action(route, pattern, services, gateway)
+    built: list[Candidate] = []
+    problems: dict[str, None] = {}
     for host in route.hosts or (None,):
-        levels = (manifest.gateway.defaults.auth, *_strictest_last(targets), route.auth)
-        asked, problems = authorization(
-            tuple(level for level in levels if isinstance(level, Auth)),
-            RouteMeaning(path=route.path, host=host),
-            identity,
+        levels = (gateway.defaults.auth, *_strictest_last(services), route.auth)
+        asked, wrong = authorization(
+            tuple(level for level in levels if level is not None), RouteMeaning(path=route.path, host=host), identity
         )
-        for problem in dict.fromkeys(problems):
-            findings.add((*path, "auth") if route.auth is not None else path, problem, code="auth")
-        built.append(
-            Candidate(
-                host=host or ANY_HOST,
-                number=number,
-                pattern=pattern,
-                route=ir.Route(
-                    key=_key(host or ANY_HOST, pattern, match),
-                    name=route.label,
-                    pattern=route.path,
-                    match=match,
-                    action=action,
-                    authorization=asked,
-                    origin=origin,
-                    service=next(iter(services), None),
-                    parameters=tuple(pattern.parameters.items()),
-                    request_headers=mutations(route.request_headers),
-                    response_headers=_response_headers(route, services, manifest),
-                    body_limit_bytes=_body_limit(route, targets, manifest),
-                    limits=tuple(dict.fromkeys((*everywhere, *route.limits))),
-                ),
-            )
+        problems |= dict.fromkeys(wrong)
+        on_host = ir.Route(
+            key=_key(host or ANY_HOST, pattern, match),
+            name=route.label,
+            pattern=route.path,
+            match=match,
+            action=action,
+            authorization=asked,
+            origin=origin,
+            service=route.service or (route.services[0].service if route.services else None),
+            parameters=tuple(pattern.parameters.items()),
+            request_headers=mutations(route.request_headers),
+            response_headers=_response_headers(route, services, gateway),
+            body_limit_bytes=_body_limit(route, services, gateway),
+            limits=tuple(dict.fromkeys((*everywhere, *route.limits))),
         )
-    return built
+        built.append(Candidate(host=host or ANY_HOST, pattern=pattern, route=on_host))
+    return tuple(built), tuple(problems)
 
 
 def _strictest_last(services: tuple[Service, ...]) -> list[Auth]:
@@ -228,23 +227,23 @@ def _value(name: str, condition: written.ValueMatch) -> ir.ValueMatch:
     raise ValueError("a condition without a kind")
 
 
-def _services(
-    path: tuple[str | int, ...], route: written.Route, manifest: Manifest, findings: Findings
-) -> dict[str, Service]:
-    """The services that a route names and that exist."""
-    named: list[tuple[tuple[str | int, ...], str]] = []
+def _services(path: Path, route: written.Route, manifest: Manifest, findings: Findings) -> list[Service]:
+    """The services that answer the route and exist; what it names and does not exist is reported."""
+    named: list[tuple[Path, str]] = []
     if route.service is not None:
         named.append(((*path, "service"), route.service))
     named += [((*path, "services", i, "service"), one.service) for i, one in enumerate(route.services or ())]
-    mirrored = [((*path, "mirror", i, "service"), one.service) for i, one in enumerate(route.mirror)]
+    mirrored: list[tuple[Path, str]] = [
+        ((*path, "mirror", i, "service"), one.service) for i, one in enumerate(route.mirror)
+    ]
     for where, name in (*named, *mirrored):
         if name not in manifest.services:
-            findings.add(
-                where,
-                f'unknown service "{name}"',
-                hint=near(name, manifest.services) or "known are " + (", ".join(sorted(manifest.services)) or "none"),
-            )
-    return {name: manifest.services[name] for _, name in named if name in manifest.services}  # copies do not answer
+            hint = near(name, manifest.services) or "known are " + (", ".join(sorted(manifest.services)) or "none")
+            findings.add(where, f'unknown service "{name}"', hint=hint)
+    for i, name in enumerate(route.limits):
+        if name not in manifest.limits:
+            findings.add((*path, "limits", i), f'unknown limit "{name}"', hint=near(name, manifest.limits))
+    return [manifest.services[name] for _, name in named if name in manifest.services]
 
 
 def near(name: str, known: Mapping[str, object]) -> str:
@@ -252,11 +251,9 @@ def near(name: str, known: Mapping[str, object]) -> str:
     return did_you_mean(name, known)
 
 
-def _action(
-    route: written.Route, pattern: paths.Pattern, services: Mapping[str, Service], manifest: Manifest
-) -> ir.Action:
-    defaults = manifest.gateway.defaults
-    maintenance = _maintenance(route, services, manifest)
+def _action(route: written.Route, pattern: paths.Pattern, services: tuple[Service, ...], gateway: Gateway) -> ir.Action:
+    defaults = gateway.defaults
+    maintenance = _maintenance(route, services, gateway)
     if maintenance is not None:
         return ir.ErrorResponse(
             status=503, code="maintenance", error="Service Unavailable", message=maintenance.message
@@ -270,7 +267,7 @@ def _action(
             content_type=route.respond.content_type
             or (_content_type(route.respond.body) if route.respond.body else None),
         )
-    first = next(iter(services.values()), None)
+    first = next(iter(services), None)
     if first is None:  # a service that does not exist has been reported
         return ir.ErrorResponse(
             status=503, code="service_unavailable", error="Service Unavailable", message="No service."
@@ -278,7 +275,7 @@ def _action(
     timeout = route.timeout or first.timeout or defaults.timeout
     idle = route.idle_timeout or first.idle_timeout or defaults.idle_timeout
     host = (route.rewrite.host if route.rewrite else None) or (None if first.host == "original" else first.host)
-    hashing = [service.load_balancing for service in services.values() if service.load_balancing.by is not None]
+    hashing = [service.load_balancing for service in services if service.load_balancing.by is not None]
     return ir.Forward(
         clusters=_shares(route),
         timeout_ms=None if timeout.is_none or route.websocket else timeout.ms,
@@ -295,8 +292,8 @@ def _action(
     )
 
 
-def _maintenance(route: written.Route, services: Mapping[str, Service], manifest: Manifest) -> Maintenance | None:
-    levels = (route.maintenance, *(service.maintenance for service in services.values()), manifest.gateway.maintenance)
+def _maintenance(route: written.Route, services: tuple[Service, ...], gateway: Gateway) -> Maintenance | None:
+    levels = (route.maintenance, *(service.maintenance for service in services), gateway.maintenance)
     if route.maintenance is not None and not route.maintenance.enabled:
         return None
     return next((level for level in levels if level is not None and level.enabled), None)
@@ -414,19 +411,19 @@ def mutations(changes: written.HeaderChanges) -> ir.HeaderMutations:
     )
 
 
-def _response_headers(route: written.Route, services: Mapping[str, Service], manifest: Manifest) -> ir.HeaderMutations:
+def _response_headers(route: written.Route, services: tuple[Service, ...], gateway: Gateway) -> ir.HeaderMutations:
     own = mutations(route.response_headers)
     extra = list((route.respond.headers if route.respond else {}).items())
-    maintenance = _maintenance(route, services, manifest)
+    maintenance = _maintenance(route, services, gateway)
     if maintenance is not None and maintenance.retry_after is not None:
         extra.append(("retry-after", str(max(1, maintenance.retry_after.ms // 1000))))
     return replace(own, set=(*own.set, *extra))
 
 
-def _body_limit(route: written.Route, targets: tuple[Service, ...], manifest: Manifest) -> int | None:
+def _body_limit(route: written.Route, targets: tuple[Service, ...], gateway: Gateway) -> int | None:
     """None where a body is a stream that must not be held back: gRPC and WebSocket."""
     if route.websocket or any(service.protocol == "grpc" for service in targets):
         return None
     first = next(iter(targets), None)
-    limit = route.body_limit or (first.body_limit if first else None) or manifest.gateway.defaults.body_limit
+    limit = route.body_limit or (first.body_limit if first else None) or gateway.defaults.body_limit
     return limit.bytes

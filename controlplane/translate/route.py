@@ -38,6 +38,7 @@ from controlplane.ir.route import (
     ValueMatch,
     VirtualHost,
 )
+from controlplane.memo import by_identity, same
 from controlplane.snapshot.resource import ROUTE, Nested, Node, Part, Resource, field
 from controlplane.translate.encode import encode
 from controlplane.translate.header_value import literal
@@ -81,16 +82,19 @@ def route_configuration(table: RouteTable) -> Resource:
 
 def _virtual_host(host: VirtualHost) -> Nested:
     head = _virtual_host_head(host.name, host.domains)
-    routes: tuple[Node, ...] = tuple(
-        Part(
-            key=f"{host.name}|{route.key}",
-            body=_routes_of(route),
-            fallback=_fallback(route.name, route.match),
-            origin=route.origin,
-        )
-        for route in host.routes
-    )
+    name = same(host.name)
+    routes: tuple[Node, ...] = tuple(_part(name, route) for route in host.routes)
     return Nested(field=_ROUTE_CONFIGURATION_VIRTUAL_HOSTS, children=(head, *routes))
+
+
+@by_identity(_MEMO)
+def _part(host: str, route: Route) -> Part:
+    return Part(
+        key=f"{host}|{route.key}",
+        body=_routes_of(route),
+        fallback=_fallback(route.name, route.match),
+        origin=route.origin,
+    )
 
 
 @lru_cache(_MEMO)
