@@ -29,6 +29,14 @@ _BASIC: Final = b"basic"
 _FOREVER: Final = float("inf")
 
 
+@dataclass(frozen=True, slots=True)
+class UnknownKey:
+    """The issuer, by its name, and the key id that a token named."""
+
+    issuer: str
+    kid: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What to tell Envoy, and what to log and count about it."""
@@ -40,8 +48,8 @@ class Decision:
     detail: str = ""
     """More about a denial, for the log only."""
     identity: Identity | None = None
-    unknown_key_of: str | None = None
-    """The issuer, by its name, whose keys did not have the token's: a reason to fetch them again, off this path."""
+    unknown_key: UnknownKey | None = None
+    """A key that an issuer does not have: a reason to fetch its keys again, off this path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +66,11 @@ class _Credential:
 
 
 class _Denied(Exception):  # noqa: N818
-    def __init__(self, reason: str, detail: str = "", *, unknown_key_of: str | None = None) -> None:
+    def __init__(self, reason: str, detail: str = "", *, unknown_key: UnknownKey | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
-        self.unknown_key_of = unknown_key_of
+        self.unknown_key = unknown_key
 
 
 Note = Callable[[str], None]
@@ -220,11 +228,12 @@ class Authorizer:
                 try:
                     verified = jwt.verify(credential.value, self._issuers, now)
                 except jwt.UnknownKey as refused:
-                    raise _Denied(refused.reason, refused.detail, unknown_key_of=refused.issuer.name) from None
+                    unknown = UnknownKey(refused.issuer.name, refused.kid)
+                    raise _Denied(refused.reason, refused.detail, unknown_key=unknown) from None
                 except TokenRefused as refused:
                     raise _Denied(refused.reason, refused.detail) from None
                 except jwt.KeysUnavailable as missing:
-                    raise _Denied("keys_unavailable", missing.issuer, unknown_key_of=missing.issuer) from None
+                    raise _Denied("keys_unavailable", missing.issuer) from None
                 return verified.identity, verified.issuer
             case "api_key":
                 return self._api_key(credential.value, now), None
@@ -312,7 +321,7 @@ class Authorizer:
             policy=metadata["policy"],
             reason=denied.reason,
             detail=denied.detail,
-            unknown_key_of=denied.unknown_key_of,
+            unknown_key=denied.unknown_key,
         )
 
 
