@@ -24,7 +24,7 @@ class Plan:
     places: Places
     demo: Demo
     envoy: Path
-    environ: Mapping[str, str]
+    environ: Mapping[str, str]  # with the demo services' addresses
     concurrency: int
 
 
@@ -32,7 +32,6 @@ def children(plan: Plan, envoy_file: Path) -> tuple[Child, ...]:
     """The processes of one gateway. They may start in any order: each waits for what it needs."""
     from controlplane.cli.bootstrap import ENVOY_ARGUMENTS
 
-    environ = {**plan.environ, **{service.variable: service.address for service in plan.demo.services}}
     sockets = plan.places.socket
     verbs = {
         "control-plane": (
@@ -61,7 +60,7 @@ def children(plan: Plan, envoy_file: Path) -> tuple[Child, ...]:
         ),
     }
     ours = [
-        Child(name=name, argv=causeway(*arguments), environ=environ, folder=Path.cwd())
+        Child(name=name, argv=causeway(*arguments), environ=plan.environ, folder=Path.cwd())
         for name, arguments in verbs.items()
         if find_spec(f"controlplane.cli.{arguments[0]}")
     ]
@@ -86,7 +85,7 @@ def children(plan: Plan, envoy_file: Path) -> tuple[Child, ...]:
         Child(
             name=service.name,
             argv=service.run,
-            environ={**environ, "PORT": str(service.port), "PYTHONUNBUFFERED": "1"},
+            environ={**plan.environ, "PORT": str(service.port), "PYTHONUNBUFFERED": "1"},
             folder=plan.folder,
         )
         for service in plan.demo.services

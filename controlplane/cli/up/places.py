@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -36,7 +37,7 @@ class Places:
         return UnixAddress(self.sockets / f"{name}.sock")
 
 
-def places(folder: Path, *, state: Path | None, environ: dict[str, str]) -> Places:
+def places(folder: Path, *, state: Path | None, environ: Mapping[str, str]) -> Places:
     """The places for `folder`'s gateway, made when missing. Raises OSError, also for a stranger's folder."""
     key = blake2b(os.fsencode(folder.resolve()), digest_size=4).hexdigest()
     if state is None:

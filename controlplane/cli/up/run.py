@@ -17,7 +17,7 @@ from controlplane.cli.up.children import Plan, causeway, children
 from controlplane.cli.up.demo import DemoError, Try, read_demo
 from controlplane.cli.up.envoy import EnvoyAdmin, EnvoyNotFoundError, find_envoy
 from controlplane.cli.up.places import AlreadyRunningError, lock, places
-from controlplane.cli.up.ports import PortTakenError
+from controlplane.cli.up.ports import PortTakenError, refuse_taken_ports
 from controlplane.cli.up.screen import LiveScreen, PlainScreen, Screen, reachable
 from controlplane.cli.up.status import ask
 from controlplane.cli.up.supervisor import Event, Supervisor
@@ -27,16 +27,28 @@ LOOK_S = 0.5
 CLUSTER = "gateway"
 
 
+class ManifestsRefusedError(Exception):
+    """The folder has problems; the message is all of them, one a line."""
+
+
 def up(folder: Path, *, state: Path | None, is_verbose: bool, is_plain: bool) -> int:
     """Runs until a signal; the exit code. What stands in the way is printed, with what would help."""
     try:
         plan = _plan(folder, state)
         held = lock(plan.places)
         try:
+            refuse_taken_ports(_listen_addresses(plan))
             asyncio.run(_run(plan, _screen(is_verbose=is_verbose, is_plain=is_plain)))
         finally:
             os.close(held)
-    except (DemoError, EnvoyNotFoundError, AlreadyRunningError, PortTakenError, OSError) as failure:
+    except (
+        DemoError,
+        EnvoyNotFoundError,
+        AlreadyRunningError,
+        ManifestsRefusedError,
+        PortTakenError,
+        OSError,
+    ) as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1
     return 0
@@ -45,15 +57,25 @@ def up(folder: Path, *, state: Path | None, is_verbose: bool, is_plain: bool) ->
 def _plan(folder: Path, state: Path | None) -> Plan:
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: no such folder; give the folder that holds the manifests")
-    environ = dict(os.environ)
+    demo = read_demo(folder)
     return Plan(
         folder=folder.absolute(),
-        places=places(folder, state=state, environ=environ),
-        demo=read_demo(folder),
+        places=places(folder, state=state, environ=os.environ),
+        demo=demo,
         envoy=find_envoy(),
-        environ=environ,
+        environ={**os.environ, **{service.variable: service.address for service in demo.services}},
         concurrency=min(4, os.cpu_count() or 1),
     )
+
+
+def _listen_addresses(plan: Plan) -> list[TcpAddress]:
+    """Where the manifests want to listen. Raises ManifestsRefusedError with every problem of them."""
+    from controlplane.manifests.load import Refused, load
+
+    loaded = load(plan.folder, plan.environ)
+    if isinstance(loaded, Refused):
+        raise ManifestsRefusedError("\n".join(map(str, loaded.problems)))
+    return [TcpAddress(listener.address, listener.port) for listener in loaded.manifest.gateway.listeners]
 
 
 def _screen(*, is_verbose: bool, is_plain: bool) -> Screen:
@@ -87,6 +109,7 @@ async def _run(plan: Plan, screen: Screen) -> None:
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+        screen.tell(Event(child="", text="everything has stopped"))
         screen.show(supervisor.running, None)
         screen.close()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from controlplane.cli.up.demo import Try
-from controlplane.cli.up.status import Summary
+from controlplane.cli.up.status import ServiceRow, Summary
 from controlplane.cli.up.supervisor import Event, Running, State
 from serving.address import TcpAddress
 
@@ -38,7 +39,7 @@ class PlainScreen:
 
     def tell(self, event: Event) -> None:
         self._write(event.text)
-        for text in event.lines:
+        for text in map(spoken, event.lines):
             self._write(f"  {event.child} | {text}")
 
     def line(self, child: str, text: str) -> None:
@@ -63,8 +64,10 @@ class PlainScreen:
                 self._write(f"serving {summary.routes} routes of {len(summary.services)} services")
         known = {row.name: row for row in before.services}
         for row in summary.services:
-            if (row.health or row.circuit) and row != known.get(row.name):
-                self._write(f"service {row.name}: {', '.join(filter(None, (row.health, _circuit(row.circuit))))}")
+            was = known.get(row.name)
+            if was is None or (row.health, row.circuit) != (was.health, was.circuit):
+                circuit = f"circuit {row.circuit.lower()}" if row.circuit else ""
+                self._write(f"service {row.name}: {', '.join(filter(None, (row.health, circuit)))}")
 
     def close(self) -> None:
         pass
@@ -115,7 +118,7 @@ class LiveScreen:
         if summary is not None and summary.services:
             services = Table("service", "health", "circuit", box=None, title="services", title_justify="left")
             for row in summary.services:
-                services.add_row(row.name, _coloured(row.health), _coloured(row.circuit))
+                services.add_row(row.name, row.health, _circuit(row))
             tables.append(services)
         parts.append(Columns(tables, padding=(0, 4)))
         if summary is not None:
@@ -124,7 +127,7 @@ class LiveScreen:
         parts.append(Text(""))
         for event in self._events:
             parts.append(Text(event.text, style="red" if event.is_bad else "dim"))
-            parts.extend(Text(f"  {text}", style="red") for text in event.lines[-3:])
+            parts.extend(Text(f"  {spoken(text)}", style="red") for text in event.lines[-3:])
         parts.append(Text("Ctrl-C stops everything", style="dim"))
         return Group(*parts)
 
@@ -144,6 +147,18 @@ def reachable(address: TcpAddress) -> TcpAddress:
     return TcpAddress({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port)
 
 
+def spoken(line: str) -> str:
+    """A line of a child's log for people: of a JSON line what happened and why, anything else as it is."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(event, dict) or "event" not in event:
+        return line
+    reason = event.get("error") or str(event.get("exception", "")).strip().rpartition("\n")[2]
+    return f"{event['event']}: {reason}" if reason else str(event["event"])
+
+
 def _summary_line(summary: Summary) -> str:
     parts = []
     if summary.routes is not None:
@@ -157,11 +172,10 @@ def _summary_line(summary: Summary) -> str:
     return " · ".join(parts)
 
 
-def _coloured(word: str) -> str:
-    colours = {"healthy": "green", "closed": "green", "unhealthy": "red", "open": "red", "half_open": "yellow"}
-    colour = colours.get(word.lower())
-    return f"[{colour}]{word}[/]" if colour else word
+def _circuit(row: ServiceRow) -> RenderableType:
+    from rich.text import Text
 
-
-def _circuit(word: str) -> str:
-    return f"circuit {word}" if word else ""
+    colours = {"closed": "green", "open": "red", "half_open": "yellow"}
+    retest = "" if row.retest_in_s is None else f", tested again in {row.retest_in_s:.0f} s"
+    word = row.circuit.lower()
+    return Text(word.replace("_", " ") + retest, style=colours.get(word, ""))

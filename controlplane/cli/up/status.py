@@ -18,6 +18,7 @@ class ServiceRow:
     name: str
     health: str
     circuit: str
+    retest_in_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +61,12 @@ def _services(found: object) -> Iterator[ServiceRow]:
     rows = [{"name": name, **_mapping(row)} for name, row in found.items()] if isinstance(found, dict) else _list(found)
     for row in map(_mapping, rows):
         circuit = row.get("circuit")
+        retest_in_s = _mapping(circuit).get("retest_in_s")
         yield ServiceRow(
             name=_text(row.get("name")),
             health=_text(row.get("health")),
             circuit=_text(_mapping(circuit).get("state")) if isinstance(circuit, dict) else _text(circuit),
+            retest_in_s=float(retest_in_s) if isinstance(retest_in_s, int | float) else None,
         )
 
 
