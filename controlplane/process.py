@@ -53,23 +53,20 @@ class Process:
         self._environ = environ
         self._memory = Memory()
         self._built: Built | None = None
+        self._files: tuple[Path, ...] = ()  # read besides the manifests: certificates, keys, included secrets
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Reads the folder now and after every change. Never returns."""
-        await self.read()
-        async for _ in watch(self.folder, self._files):
+        async for _ in watch(self.folder, lambda: self._files):
             await self.read()
-
-    def _files(self) -> tuple[Path, ...]:
-        """What the manifests read besides themselves: certificates, keys, included secrets."""
-        return self._built.files if self._built is not None else ()
 
     async def read(self, *, confirmed: bool = False) -> Reload:
         """Reads the folder once. What is wrong comes back in the result; what is served stays then."""
         async with self._lock:
             began = time.monotonic()
             built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
+            self._files = built.files
             outcome, problems = await self._serve(built, confirmed=confirmed)
             took = time.monotonic() - began
         _BUILD.observe(took)

@@ -48,7 +48,7 @@ def build(
     resolved = resolve(loaded.manifest, deployment, sources.position, _reader(sources.folder, files))
     if resolved.findings:
         problems = in_order(_problem(finding, sources) for finding in resolved.findings)
-        return Refused(problems=problems, sources=sources)
+        return Refused(problems=problems, sources=sources, files=tuple(dict.fromkeys(files)))
     return Built(
         manifest=loaded.manifest,
         gateway=resolved.gateway,

@@ -128,6 +128,8 @@ class Refused:
 
     problems: tuple[Problem, ...]
     sources: Sources
+    files: tuple[FilePath, ...] = ()
+    """What was read besides the manifests: putting one of these right may be what is needed."""
 
 
 class Memory:
@@ -169,7 +171,7 @@ def load(folder: Path, environ: Environ, memory: Memory | None = None) -> Loaded
     manifest, entries = _merge(files.values(), problems)
     sources = Sources(folder=root, files=files, entries=entries)
     if problems:
-        return Refused(problems=in_order(problems), sources=sources)
+        return Refused(problems=in_order(problems), sources=sources, files=sources.included)
     return Loaded(manifest=manifest, sources=sources)
 
 
@@ -188,7 +190,7 @@ def _collector_paused() -> Iterator[None]:
 def manifest_files(folder: Path) -> list[Path]:
     """The manifest files of a folder, sorted. Raises OSError where it cannot be read."""
     if not folder.is_dir():
-        return [folder]
+        return [folder] if folder.exists() else []
     found: list[Path] = []
     seen: set[str] = set()
 
