@@ -1,9 +1,9 @@
 """The three ways of counting: pure arithmetic on a counter's state, with the time passed in.
 
-Time is in microseconds since the epoch, as a float. A token bucket's level is kept in units of tokens times microseconds
-(one request costs `window_us` units, `requests` units drain each microsecond), so that every step is a whole number and
-doubles are exact up to 2^53: the Lua script in `store/take.lua` does the same arithmetic and reaches the same bits.
-Beyond that the error is below one part in 10^12, which `_SLACK` forgives.
+Time is in microseconds since the epoch, as a float. A token bucket's level is kept in units of tokens times
+microseconds (one request costs `window_us` units, `requests` units drain each microsecond), so that every step is a
+whole number and doubles are exact up to 2^53: the Lua script in `store/take.lua` does the same arithmetic and reaches
+the same bits. Beyond that the error is below one part in 10^12, which `_SLACK` forgives.
 
 A state is a tuple of floats: (level, time, capacity) for a token bucket, (count, window number, requests) for a fixed
 window, (count, count before, window number, requests) for a sliding one. None is a counter nobody asked yet.
@@ -120,9 +120,7 @@ def _sliding_window(budget: Budget, state: State | None, hits: int, now_us: floa
     return Step(is_over, left, wait_us, reset_us, new, reset_us)
 
 
-def _sliding_wait_us(
-    count: float, before: float, elapsed: float, window: float, requests: float, hits: int
-) -> float:
+def _sliding_wait_us(count: float, before: float, elapsed: float, window: float, requests: float, hits: int) -> float:
     """The time until `hits` more fit: while the window before fades, or else while this one does."""
     room = requests - hits
     if room < 0:

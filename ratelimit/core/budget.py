@@ -40,7 +40,7 @@ UNBLOCKING = 8
 _TAKE = struct.Struct("<BBddddBd")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Budget:
     """`requests` per `window_us`; `burst` is what a token bucket holds. `blocks_us` are the blocks by strike, none if
     empty; a further violation within `forget_us` of the last block's end is the next strike.

@@ -1,12 +1,12 @@
 """Counters in Redis 6.2 or later, shared by every replica: one Redis, Sentinel, or Cluster.
 
-Everything that is asked within one turn of the event loop goes to Redis in one call of `take.lua` per slot, so that the
-price of a round trip is shared; while calls are in flight, what comes meanwhile is gathered for the next one. The time is
-Redis's own. A counter's key has one of a fixed number of hash tags, which spreads counters over a cluster's nodes and
-lets one call decide many of them; with a single Redis there is one tag, hence one call.
+Everything that is asked within one turn of the event loop goes to Redis in one call of `take.lua` per slot, so that
+the price of a round trip is shared; while calls are in flight, what comes meanwhile is gathered for the next one. The
+time is Redis's own. A counter's key has one of a fixed number of hash tags, which spreads counters over a cluster's
+nodes and lets one call decide many of them; with a single Redis there is one tag, hence one call.
 
-A breaker guards callers: the first call that is not answered within `timeout_s` opens it, every waiting and every new take
-fails at once with StoreDownError, and a probe in the background closes it again.
+A breaker guards callers: the first call that is not answered within `timeout_s` opens it, every waiting and every new
+take fails at once with StoreDownError, and a probe in the background closes it again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from zlib import crc32
 
 import structlog
@@ -46,6 +46,7 @@ class StoreDownError(Exception):
     """The store does not answer, or did not in time."""
 
 
+@runtime_checkable
 class Commands(Protocol):
     """The part of redis-py's asyncio clients that is used here; single, Sentinel and Cluster clients all have it."""
 
@@ -112,7 +113,9 @@ class RedisStore:
         found: list[Blocked] = []
         for tag, queue in zip(self._tags, self._queues, strict=True):
             now = self._clock() if self._clock else time.time() * 1e6
-            rows = await self._admin("ZRANGEBYSCORE", queue.index, f"({int(now)}", "+inf", "WITHSCORES", "LIMIT", 0, most)
+            rows = await self._admin(
+                "ZRANGEBYSCORE", queue.index, f"({int(now)}", "+inf", "WITHSCORES", "LIMIT", 0, most
+            )
             pairs = _pairs(rows)
             found += [Blocked(key.removeprefix(tag), int(score), 0) for key, score in pairs]
         return found[:most]

@@ -1,0 +1,184 @@
+"""The rate limit service as a process: gRPC in front, a store behind, configuration from files or over ADS.
+
+It starts alone with a folder of the reference service's YAML, or beside our control plane with `--xds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import structlog
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from ratelimit import api, policy
+from ratelimit.config import Watcher
+from ratelimit.config_ads import ConfigClient, Conversation
+from ratelimit.core.answer import Style
+from ratelimit.core.limits import Limits
+from ratelimit.core.plan import RequestError
+from ratelimit.core.reference import Config
+from ratelimit.meters import Meters
+from ratelimit.service import RateLimitService, wall_clock_us
+from ratelimit.settings import Settings
+from ratelimit.store.connect import connect
+from ratelimit.store.memory import MemoryStore
+from ratelimit.store.redis import RedisStore, StoreDownError
+from serving.admin import Admin
+from serving.ads import AdsClient, Subscription, policy_json
+from serving.process import background
+from serving.server import Call, Server, Service, Unary
+from serving.server import Limits as CallLimits
+from serving.tls import TlsFiles
+
+SERVICE_NAME = "envoy.service.ratelimit.v3.RateLimitService"
+HEALTH_NAME = "ratelimit"
+"""The name under which the reference service tells its health."""
+ANNOUNCE_S = 1.0
+
+_log = structlog.get_logger("ratelimit.server")
+
+
+async def serve(settings: Settings, stop: asyncio.Event, *, registry: CollectorRegistry = REGISTRY) -> None:
+    """Runs the service until `stop` is set. Raises OSError, ValueError."""
+    meters = Meters()
+    registry.register(meters)
+    async with AsyncExitStack() as stack:
+        stack.callback(registry.unregister, meters)
+        service, kind = await stack.enter_async_context(_service(settings, meters))
+        admin = Admin("ratelimit", registry=registry)
+        api.mount(admin, service, store_kind=kind)
+        work = _sources(settings, service, admin)
+        if isinstance(service.store, RedisStore):
+            work.append(_announce(service, service.store, _node(settings)))
+            admin.add_check("store", lambda: _store_problem(service))
+        else:
+            work.append(_count(service, meters))
+        server = Server(
+            [Service(name=SERVICE_NAME, unary={"ShouldRateLimit": _handler(service)}), Service(name=HEALTH_NAME)],
+            limits=CallLimits(message_bytes=1 << 20),
+            tls=_tls(settings),
+            allow_insecure=settings.allow_insecure,
+        )
+        stack.push_async_callback(admin.stop)
+        await admin.start(settings.admin)
+        async with background(*work):
+            await server.start(settings.listen)
+            admin.started()
+            await stop.wait()
+            await server.drain(grace_s=settings.drain_s)
+
+
+@asynccontextmanager
+async def _service(settings: Settings, meters: Meters) -> AsyncIterator[tuple[RateLimitService, str]]:
+    """The service on its store, and the store's kind."""
+    headers = (settings.limit_header, settings.remaining_header, settings.reset_header)
+    style = Style(
+        shadows_all=settings.shadow_mode,
+        all_are_quotas=settings.quota_mode,
+        reference_headers=headers if settings.response_headers else None,
+        tells_metadata=settings.response_metadata,
+    )
+    url = settings.redis_url.reveal() if settings.redis_url else settings.redis
+    if not url:
+        memory = MemoryStore(wall_clock_us, max_counters=settings.max_counters)
+        yield RateLimitService(memory, meters, style=style), "memory"
+        return
+    connected = connect(url)
+    store = RedisStore(
+        connected.client, observer=meters, tags=connected.tags, timeout_s=settings.redis_timeout_ms / 1000
+    )
+    await store.start()
+    try:
+        yield RateLimitService(store, meters, style=style), f"redis ({connected.kind})"
+    finally:
+        await store.close()
+
+
+def _sources(settings: Settings, service: RateLimitService, admin: Admin) -> list[Coroutine[None, None, None]]:
+    """Where configuration comes from, as work to run; what is there already is in effect when this returns."""
+    work: list[Coroutine[None, None, None]] = []
+
+    def use_config(config: Config) -> None:
+        service.use(config=config)
+        service.meters.config_loads += 1
+
+    def refuse(problem: str) -> None:
+        service.meters.config_failures += 1
+
+    if settings.config is not None:
+        watcher = Watcher(settings.config, use_config, refuse, merges_domains=settings.merge_domains)
+        watcher.look()
+        work.append(watcher.run())
+        admin.add_check("config", lambda: None if service.rules.is_loaded else "no configuration was loaded yet")
+    if settings.xds is None:
+        return work
+    node, tls = _node(settings), _tls(settings)
+    if settings.xds_reference:
+        conversation = Conversation(use_config, refuse)
+        work.append(ConfigClient(settings.xds, conversation, node_id=node, node_cluster="ratelimit", tls=tls).run())
+        return work
+
+    def use_policy(name: str, body: bytes) -> None:
+        service.use(limits=Limits(policy.parse(policy_json(body))))
+
+    state = settings.state / "ratelimit.policy" if settings.state else None
+    client = AdsClient(
+        settings.xds,
+        Subscription([policy.RESOURCE_NAME], use_policy),
+        node_id=node,
+        node_cluster="ratelimit",
+        state_file=state,
+        tls=tls,
+    )
+    client.load()
+    admin.add_check("policy", client.problem)
+    admin.get("/xds", lambda _: client.status())
+    work.append(client.run())
+    return work
+
+
+def _handler(service: RateLimitService) -> Unary:
+    async def should_rate_limit(request: bytes, call: Call) -> bytes:
+        try:
+            return await service.decide(request)
+        except (RequestError, StoreDownError) as problem:
+            # The reference service's status for both. Envoy treats it as a failure of the service.
+            await call.abort(grpc.StatusCode.UNKNOWN, str(problem))
+
+    return should_rate_limit
+
+
+async def _announce(service: RateLimitService, store: RedisStore, node: str) -> None:
+    """Keeps count of the replicas that share the store: a limit that is counted locally is divided by them."""
+    while True:
+        if not store.is_open:
+            try:
+                service.replicas = await store.announce(node)
+            except StoreDownError as problem:
+                store.trip(problem)
+        await asyncio.sleep(ANNOUNCE_S)
+
+
+async def _count(service: RateLimitService, meters: Meters) -> None:
+    while True:
+        meters.counters = len(service.store) if isinstance(service.store, MemoryStore) else 0
+        await asyncio.sleep(1)
+
+
+def _store_problem(service: RateLimitService) -> str | None:
+    return "the store does not answer" if service.meters.is_breaker_open else None
+
+
+def _node(settings: Settings) -> str:
+    return settings.node or f"ratelimit-{socket.gethostname()}-{os.getpid()}"
+
+
+def _tls(settings: Settings) -> TlsFiles | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca)

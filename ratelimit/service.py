@@ -1,0 +1,146 @@
+"""The rate limit service between its transports and its store: bytes in, bytes out.
+
+Configuration is swapped whole (`use`). A decision is made in one go where the store answers at once (memory), else it
+waits for the store; while that is away, each limit decides as it declares.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from ratelimit.core.answer import ALLOWED, DENIED, Answer, Style, answer
+from ratelimit.core.budget import Blocked, Budget, Take, Taken
+from ratelimit.core.limits import Limits
+from ratelimit.core.plan import Descriptor, Override, RequestError, Rules, plan
+from ratelimit.core.reference import Config
+from ratelimit.core.rule import OnStoreError, Planned
+from ratelimit.messages import Request
+from ratelimit.meters import Meters
+from ratelimit.store.memory import MemoryStore
+from ratelimit.store.redis import StoreDownError
+
+LOCAL_COUNTERS = 200_000
+
+
+class Store(Protocol):
+    """Where counters are. Both stores have this; the memory store answers `take` at once."""
+
+    def take(self, takes: Sequence[Take]) -> list[Taken] | Awaitable[list[Taken]]: ...
+    def blocked(self, most: int = 1000) -> list[Blocked] | Awaitable[list[Blocked]]: ...
+    def clear(self, key: bytes) -> bool | Awaitable[bool]: ...
+
+
+class RateLimitService:
+    """`decide(request)` answers a serialised RateLimitRequest. `clock` gives microseconds since the epoch."""
+
+    def __init__(
+        self, store: Store, meters: Meters, *, style: Style | None = None, clock: Callable[[], float] | None = None
+    ) -> None:
+        self.store = store
+        self.meters = meters
+        self.rules = Rules()
+        self.replicas = 1
+        self._clock = clock or wall_clock_us
+        self._style = style or Style()
+        self._local = MemoryStore(self._clock, max_counters=LOCAL_COUNTERS)
+
+    def use(self, *, limits: Limits | None = None, config: Config | None = None) -> None:
+        """Puts limits, or the reference service's configuration, into effect; the other stays."""
+        self.rules = Rules(limits or self.rules.limits, self.rules.config if config is None else config, True)
+        if limits is not None:
+            self._style = replace(self._style, headers=limits.policy.headers)
+
+    async def decide(self, request: bytes) -> bytes:
+        """The serialised RateLimitResponse. Raises RequestError, or StoreDownError where that is what was asked for."""
+        return (await self.answer(request)).response
+
+    async def answer(self, request: bytes) -> Answer:
+        """As `decide`, with what was decided."""
+        began = time.perf_counter()
+        self.meters.requests += 1
+        try:
+            domain, descriptors, hits = parse(request)
+            planned = plan(self.rules, domain, descriptors, hits)
+        except RequestError:
+            self.meters.request_errors += 1
+            raise
+        takes = [each.take for each in planned if each.take is not None]
+        taken: Sequence[Taken] = ()
+        if takes:
+            try:
+                asked = self.store.take(takes)
+                taken = asked if isinstance(asked, list) else await asked
+            except StoreDownError:
+                taken = self._without_store(planned)
+            self.meters.decided(planned, taken)
+        now = self._clock()
+        told = answer(planned, taken, self._style, now, domain=domain, descriptors=descriptors, hits_addend=hits)
+        if told.violated:
+            self.meters.refused(told.violated, now)
+        self.meters.seconds.add(time.perf_counter() - began)
+        return told
+
+    def explain(self, request: bytes) -> list[Planned]:
+        """What a request would ask of which counters. Raises RequestError."""
+        domain, descriptors, hits = parse(request)
+        return plan(self.rules, domain, descriptors, hits)
+
+    def _without_store(self, planned: Sequence[Planned]) -> list[Taken]:
+        """What each limit declares for this case. Raises StoreDownError where one declares nothing."""
+        taken: list[Taken] = []
+        for rule, take, _ in planned:
+            if rule is None or take is None:
+                continue
+            self.meters.without_store(rule)
+            match rule.on_store_error:
+                case OnStoreError.ALLOW:
+                    taken.append(ALLOWED)
+                case OnStoreError.DENY:
+                    taken.append(DENIED)
+                case OnStoreError.LOCAL:
+                    taken += self._local.take([take._replace(budget=share(take.budget, self.replicas))])
+                case OnStoreError.FAIL:
+                    self.meters.store_errors += 1
+                    raise StoreDownError("the store does not answer")
+        return taken
+
+
+def parse(request: bytes) -> tuple[str, list[Descriptor], int]:
+    """Domain, descriptors and hits of a serialised RateLimitRequest. Raises RequestError."""
+    try:
+        message = Request.FromString(request)
+    except DecodeError:
+        raise RequestError("not a RateLimitRequest") from None
+    descriptors = [
+        Descriptor(
+            [(entry.key, entry.value) for entry in each.entries],
+            each.hits_addend.value if each.HasField("hits_addend") else None,
+            Override(each.limit.requests_per_unit, each.limit.unit) if each.HasField("limit") else None,
+            each.is_negative_hits,
+        )
+        for each in message.descriptors
+    ]
+    return message.domain, descriptors, message.hits_addend
+
+
+@lru_cache(maxsize=10_000)
+def share(budget: Budget, replicas: int) -> Budget:
+    """One replica's part of a budget, rounded down but never nothing of something."""
+    if replicas <= 1:
+        return budget
+    return replace(
+        budget,
+        requests=max(1, budget.requests // replicas) if budget.requests else 0,
+        burst=max(1, budget.burst // replicas) if budget.burst else 0,
+    )
+
+
+def wall_clock_us() -> float:
+    """Microseconds since the epoch."""
+    return time.time_ns() / 1000
