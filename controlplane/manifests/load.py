@@ -128,7 +128,7 @@ class Refused:
 
     problems: tuple[Problem, ...]
     sources: Sources
-    files: tuple[FilePath, ...] = ()
+    files: tuple[Path, ...] = ()
     """What was read besides the manifests: putting one of these right may be what is needed."""
 
 
