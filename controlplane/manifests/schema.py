@@ -51,6 +51,8 @@ def _rewritten(value: object) -> object:
     if not schema.get("examples", True):
         del schema["examples"]
     schema.pop("title", None)  # pydantic's titles only repeat the key
+    if "anyOf" in schema:
+        schema = {key: item for key, item in schema.items() if key not in ("minLength", "maxLength")}
     if schema.get("type") == "object" and "maxLength" in schema:
         schema["maxProperties"] = schema.pop("maxLength")
     return _or_variable(schema)

@@ -1,0 +1,190 @@
+"""The folder is watched as real folders change: renames, writes in place, swung symlinks, deletions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from controlplane.manifests.watch import Change, watch
+
+PATIENCE_S = 10.0
+POLL_S = 30.0  # so long that only events can be what woke the watcher
+
+
+@asynccontextmanager
+async def watching(
+    folder: Path, included: tuple[Path, ...] = (), *, poll_s: float = POLL_S, events: bool = True
+) -> AsyncIterator[Callable[[], asyncio.Future[Change]]]:
+    """A function that returns the next change. The first one, which tells what is there, has been taken."""
+    changes = watch(folder, lambda: included, poll_s=poll_s, events=events)
+    await asyncio.wait_for(anext(changes), PATIENCE_S)
+
+    def following() -> asyncio.Future[Change]:
+        return asyncio.ensure_future(asyncio.wait_for(anext(changes), PATIENCE_S))
+
+    try:
+        yield following
+    finally:
+        await changes.aclose()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("routes: []\n")
+    return folder
+
+
+async def test_the_first_change_names_every_file_at_once(folder: Path) -> None:
+    changes = watch(folder, poll_s=POLL_S)
+    assert await anext(changes) == Change(files=(str(folder / "a.yaml"),))
+    await changes.aclose()
+
+
+def write_in_place(folder: Path) -> None:
+    (folder / "a.yaml").write_text("routes: [] # other\n")
+
+
+def rename_over(folder: Path) -> None:
+    """How editors save."""
+    (folder / ".a.yaml.swp").write_text("routes: [] # other\n")
+    (folder / ".a.yaml.swp").rename(folder / "a.yaml")
+
+
+def delete(folder: Path) -> None:
+    (folder / "a.yaml").unlink()
+
+
+def create(folder: Path) -> None:
+    (folder / "b.yml").write_text("services: {}\n")
+
+
+def create_below(folder: Path) -> None:
+    (folder / "team").mkdir()
+    (folder / "team" / "c.yaml").write_text("services: {}\n")
+
+
+EDITS = [
+    pytest.param(write_in_place, "a.yaml", id="a write in place"),
+    pytest.param(rename_over, "a.yaml", id="a rename over the file, as editors save"),
+    pytest.param(delete, "a.yaml", id="a deletion"),
+    pytest.param(create, "b.yml", id="a new file"),
+    pytest.param(create_below, "team/c.yaml", id="a new file in a new folder"),
+]
+
+
+@pytest.mark.parametrize(("edit", "file"), EDITS)
+async def test_is_told_by_events(folder: Path, edit: Callable[[Path], None], file: str) -> None:
+    async with watching(folder) as following:
+        change = following()
+        await asyncio.sleep(0)
+        edit(folder)
+        assert (await change).files == (str(folder / file),)
+
+
+@pytest.mark.parametrize(("edit", "file"), EDITS)
+async def test_is_told_by_polling_where_events_are_missing(
+    folder: Path, edit: Callable[[Path], None], file: str
+) -> None:
+    async with watching(folder, poll_s=0.05, events=False) as following:
+        change = following()
+        await asyncio.sleep(0)
+        edit(folder)
+        assert (await change).files == (str(folder / file),)
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["with events", "by polling"])
+async def test_a_swung_symlink_is_told_as_kubernetes_swings_it(tmp_path: Path, events: bool) -> None:
+    volume = tmp_path / "volume"
+    for version in ("..v1", "..v2"):
+        (volume / version).mkdir(parents=True)
+        (volume / version / "a.yaml").write_text(f"routes: [] # {version}\n")
+    (volume / "..data").symlink_to("..v1")
+    (volume / "a.yaml").symlink_to("..data/a.yaml")
+    async with watching(volume, poll_s=POLL_S if events else 0.05, events=events) as following:
+        change = following()
+        await asyncio.sleep(0)
+        (volume / "..data_tmp").symlink_to("..v2")
+        os.replace(volume / "..data_tmp", volume / "..data")
+        assert (await change).files == (str(volume / "a.yaml"),)
+
+
+async def test_many_writes_are_one_change(folder: Path) -> None:
+    async with watching(folder) as following:
+        change = following()
+        await asyncio.sleep(0)
+        for number in range(20):
+            (folder / f"{number:02}.yaml").write_text("services: {}\n")
+        assert len((await change).files) == 20
+
+
+async def test_the_same_content_again_is_no_change(folder: Path) -> None:
+    async with watching(folder, poll_s=0.05) as following:
+        change = following()
+        await asyncio.sleep(0)
+        (folder / "a.yaml").write_text("routes: []\n")
+        (folder / ".hidden.yaml").write_text("x: 1\n")
+        (folder / "notes.txt").write_text("x\n")
+        done, _ = await asyncio.wait([change], timeout=0.5)
+        assert not done
+        write_in_place(folder)
+        assert (await change).files == (str(folder / "a.yaml"),)
+
+
+async def test_what_changes_while_the_caller_is_busy_is_told_next(folder: Path) -> None:
+    async with watching(folder) as following:
+        change = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        await change
+        create(folder)
+        assert (await following()).files == (str(folder / "b.yml"),)
+
+
+async def test_an_included_file_elsewhere_counts(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secrets" / "jwt"
+    secret.parent.mkdir()
+    secret.write_text("one")
+    async with watching(folder, (secret,)) as following:
+        change = following()
+        await asyncio.sleep(0)
+        secret.write_text("two")
+        assert (await change).files == (str(secret),)
+
+
+def take_away(folder: Path) -> None:
+    folder.rename(folder.parent / "old")
+
+
+def bring_back(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.yaml").write_text("routes: [] # new\n")
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["with events", "by polling"])
+async def test_a_folder_that_is_replaced_as_a_whole_is_followed(folder: Path, events: bool) -> None:
+    async with watching(folder, poll_s=0.1, events=events) as following:
+        change = following()
+        await asyncio.sleep(0)
+        take_away(folder)
+        assert (await change).files == (str(folder / "a.yaml"),)
+        change = following()
+        bring_back(folder)
+        assert (await change).files == (str(folder / "a.yaml"),)
+        change = following()
+        write_in_place(folder)
+        assert (await change).files == (str(folder / "a.yaml"),)
+
+
+async def test_a_single_file_can_be_watched(folder: Path) -> None:
+    async with watching(folder / "a.yaml") as following:
+        change = following()
+        await asyncio.sleep(0)
+        rename_over(folder)
+        assert (await change).files == (str(folder / "a.yaml"),)
