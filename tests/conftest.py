@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.gateway import Gateway
 from tests.support.origin import Origin
 from tests.support.redis import Redis
 
@@ -55,6 +56,24 @@ def origin(origins: Callable[..., Origin]) -> Iterator[Origin]:
     one.forget()
     yield one
     one.forget()
+
+
+@pytest.fixture(scope="module")
+def gateway(run_folder: Path) -> Iterator[Gateway]:
+    """The module's gateway. Each test applies the manifests it is about."""
+    one = Gateway(run_folder)
+    yield one
+    one.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the gateway's processes said stands beside a failure."""
+    report = yield
+    one = getattr(item, "funcargs", {}).get("gateway")
+    if report.failed and isinstance(one, Gateway) and (logs := one.logs()):
+        report.sections.append(("the gateway's processes", logs))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,26 @@ async def raw(
             writer.close()
 
 
+class Connection:
+    """A kept-open HTTP/1.1 connection: `async with Connection(address) as one: await one.request("GET", "/")`."""
+
+    def __init__(self, address: Address):
+        self._address = address
+
+    async def __aenter__(self) -> Connection:
+        self._reader, self._writer = await self._address.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def request(self, method: str, target: str, *, host: str = "gateway.test", headers: Headers = ()) -> Response:
+        """One bodiless request, its answer read whole."""
+        self._writer.write(encode(f"{method} {target} HTTP/1.1", (("host", host), *headers)))
+        async with asyncio.timeout(TIMEOUT_S):
+            return await read_response(self._reader, method=method)
+
+
 async def read_response(reader: asyncio.StreamReader, *, method: str = "GET") -> Response:
     """The next final response on a connection; 1xx before it are passed over, but for 101."""
     while True:

@@ -29,9 +29,16 @@ def envoy_binary() -> Path:
 
 
 class Envoy:
-    """One Envoy. `bootstrap` is a whole bootstrap (without admin: that is added here) or the path of one."""
+    """One Envoy. `bootstrap` is a bootstrap without its admin, which is added here, or the path of a whole one."""
 
-    def __init__(self, bootstrap: Mapping[str, Any] | Path, *, folder: Path, name: str = "envoy", concurrency: int = 1):
+    def __init__(
+        self,
+        bootstrap: Mapping[str, Any] | Path,
+        *arguments: str,
+        folder: Path,
+        name: str = "envoy",
+        concurrency: int = 1,
+    ):
         self._admin_file = folder / f"{name}.admin"
         path = bootstrap if isinstance(bootstrap, Path) else folder / f"{name}.json"
         if not isinstance(bootstrap, Path):
@@ -39,7 +46,7 @@ class Envoy:
             path.write_text(json.dumps({"admin": admin, **bootstrap}))
         # Without hot restart there is no shared memory left behind, and any number of Envoys live side by side.
         argv = [envoy_binary(), "-c", path, "--concurrency", str(concurrency), "--disable-hot-restart"]
-        argv += ["--admin-address-path", self._admin_file, "--log-level", "info"]
+        argv += ["--admin-address-path", self._admin_file, "--log-level", "warning", *arguments]
         self.process = Process(name, argv, folder=folder)
 
     def start(self) -> Envoy:
@@ -55,11 +62,12 @@ class Envoy:
     def _has_admin(self) -> bool:
         if not self.process.is_alive:
             raise RuntimeError(f"Envoy ended with {self.process.exit_code}:\n{self.process.tail()}")
-        return self._admin_file.exists() and ":" in self._admin_file.read_text()
+        return self._admin_file.exists() and self._admin_file.read_text() != ""
 
     @property
     def admin(self) -> Address:
-        return Address(port=int(self._admin_file.read_text().rpartition(":")[2]))
+        where = self._admin_file.read_text().strip()
+        return Address(path=where) if where.startswith("/") else Address(port=int(where.rpartition(":")[2]))
 
     async def ask(self, target: str, *, method: str = "GET") -> Response:
         """One request to the admin port."""
