@@ -55,13 +55,13 @@ class PlainScreen:
         if summary is None or summary == self._summary:
             return
         before, self._summary = self._summary or Summary(), summary
-        if (summary.revision, summary.problems) != (before.revision, before.problems):
+        if (summary.reloaded_at, summary.problems) != (before.reloaded_at, before.problems):
             if summary.problems:
-                self._write(f"reload: {len(summary.problems)} problems, the running configuration stays")
+                self._write("the manifests have problems, what was served before stays:")
                 for problem in summary.problems:
                     self._write(f"  {problem}")
-            elif summary.routes is not None:
-                self._write(f"serving {summary.routes} routes of {len(summary.services)} services")
+            elif summary.reloaded_at:
+                self._write(f"{summary.routes} routes are served")
         known = {row.name: row for row in before.services}
         for row in summary.services:
             was = known.get(row.name)
@@ -163,12 +163,10 @@ def _summary_line(summary: Summary) -> str:
     parts = []
     if summary.routes is not None:
         parts.append(f"{summary.routes} routes")
-    if summary.revision:
-        parts.append(f"revision {summary.revision[:12]}")
     if summary.reloaded_at:
         parts.append(f"last reload {summary.reloaded_at}")
     if summary.problems:
-        parts.append(f"{len(summary.problems)} problems, the running configuration stays:")
+        parts.append("the manifests have problems, what was served before stays:")
     return " · ".join(parts)
 
 

@@ -27,7 +27,6 @@ class Summary:
 
     routes: int | None = None
     services: tuple[ServiceRow, ...] = ()
-    revision: str = ""
     reloaded_at: str = ""
     problems: tuple[str, ...] = ()
 
@@ -48,12 +47,12 @@ async def ask(address: UnixAddress) -> Summary | None:
 def summary(document: object) -> Summary:
     """The parts of a /status document that the screen shows."""
     top = _mapping(document)
+    reload = _mapping(top.get("reload"))
     return Summary(
         routes=_count(top.get("routes")),
         services=tuple(_services(top.get("services"))),
-        revision=_text(top.get("revision")),
-        reloaded_at=_text(_mapping(top.get("reload")).get("at") or top.get("reloaded_at")),
-        problems=tuple(_text(one) for one in _list(_mapping(top.get("reload")).get("problems") or top.get("problems"))),
+        reloaded_at=_text(reload.get("at")),
+        problems=tuple(_text(one) for one in _list(reload.get("problems"))),
     )
 
 

@@ -137,8 +137,8 @@ def test_a_chosen_envoy_that_cannot_be_run_is_an_error(monkeypatch: pytest.Monke
             id="services of another shape",
         ),
         pytest.param(
-            {"reload": {"at": "12:00", "problems": ["x"]}, "revision": "r"},
-            Summary(revision="r", reloaded_at="12:00", problems=("x",)),
+            {"reload": {"at": "12:00", "problems": ["x"]}},
+            Summary(reloaded_at="12:00", problems=("x",)),
             id="a reload with problems",
         ),
     ],
@@ -168,18 +168,18 @@ def test_plain_lines_say_what_changed_once() -> None:
     lines: list[str] = []
     screen = PlainScreen(lines.append, is_verbose=False)
     row = ServiceRow(name="orders", health="1/1 endpoints", circuit="CLOSED")
-    first = Summary(routes=4, services=(row,), revision="1")
+    first = Summary(routes=4, services=(row,), reloaded_at="1")
     opened = ServiceRow(name="orders", health="0/1 endpoints", circuit="OPEN", retest_in_s=9)
     screen.line("envoy", "noise")
-    for seen in (None, first, first, Summary(routes=4, services=(opened,), revision="1")):
+    for seen in (None, first, first, Summary(routes=4, services=(opened,), reloaded_at="1")):
         screen.show({}, seen)
-    screen.show({}, Summary(routes=4, services=(opened,), revision="1", problems=("a.yaml:1:1: bad",)))
+    screen.show({}, Summary(routes=4, services=(opened,), reloaded_at="1", problems=("a.yaml:1:1: bad",)))
     screen.tell(Event(child="x", text="x died", is_bad=True, lines=("why",)))
     assert lines == [
-        "serving 4 routes of 1 services",
+        "4 routes are served",
         "service orders: 1/1 endpoints, circuit closed",
         "service orders: 0/1 endpoints, circuit open",
-        "reload: 1 problems, the running configuration stays",
+        "the manifests have problems, what was served before stays:",
         "  a.yaml:1:1: bad",
         "x died",
         "  x | why",
