@@ -1,7 +1,7 @@
 """ir clusters -> Cluster. Pure; memoised by value.
 
 Addresses that are IPs or sockets come by EDS, so that endpoints change without touching the cluster. As soon as one is
-a DNS name the cluster is STRICT_DNS: Envoy resolves it and every address it stands for is an endpoint of its own.
+a DNS name the cluster is of Envoy's DNS type: Envoy resolves it, and every address it stands for is an endpoint.
 
 Circuit breaking is Envoy's outlier detection with every endpoint ejectable and no panic threshold: when all are out, a
 request is answered 503 at once. A passing health check does not end an ejection early: a circuit stays open for as long
@@ -17,6 +17,8 @@ from typing import assert_never
 
 import envoy_data_plane.envoy.config.cluster.v3 as cluster_v3
 import envoy_data_plane.envoy.config.core.v3 as core
+import envoy_data_plane.envoy.extensions.clusters.common.dns.v3 as dns_v3
+import envoy_data_plane.envoy.extensions.clusters.dns.v3 as dns_cluster_v3
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
 import envoy_data_plane.envoy.extensions.upstreams.http.v3 as http_v3
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
@@ -53,18 +55,15 @@ def _without_endpoints(cluster: Cluster) -> Cluster:
 @lru_cache(_MEMO)
 def _encoded(cluster: Cluster) -> bytes:
     is_eds = _is_eds(cluster)
-    kinds = cluster_v3.ClusterDiscoveryType
     return encode(
         cluster_v3.Cluster(
             name=cluster.name,
-            type=kinds.EDS if is_eds else kinds.STRICT_DNS,
+            type=cluster_v3.ClusterDiscoveryType.EDS if is_eds else None,
             eds_cluster_config=cluster_v3.ClusterEdsClusterConfig(eds_config=ADS) if is_eds else None,
+            cluster_type=None if is_eds else _dns(cluster),
             load_assignment=None
             if is_eds
             else assignment(cluster.name, cluster.endpoints, cluster.failover_overprovisioning_percent),
-            dns_refresh_rate=_duration(cluster.dns_refresh_ms) if cluster.dns_refresh_ms and not is_eds else None,
-            respect_dns_ttl=not is_eds and cluster.dns_refresh_ms is None,
-            dns_lookup_family=_DNS_FAMILIES[cluster.dns_family],
             connect_timeout=_duration(cluster.connections.connect_timeout_ms),
             per_connection_buffer_limit_bytes=_BUFFER_BYTES,
             lb_policy=_LB_POLICIES[cluster.load_balancing.policy],
@@ -89,12 +88,22 @@ _LB_POLICIES = {
     "hash": cluster_v3.ClusterLbPolicy.RING_HASH,
 }
 _DNS_FAMILIES = {
-    "auto": cluster_v3.ClusterDnsLookupFamily.AUTO,
-    "v4_only": cluster_v3.ClusterDnsLookupFamily.V4_ONLY,
-    "v6_only": cluster_v3.ClusterDnsLookupFamily.V6_ONLY,
-    "v4_preferred": cluster_v3.ClusterDnsLookupFamily.V4_PREFERRED,
-    "all": cluster_v3.ClusterDnsLookupFamily.ALL,
+    "auto": dns_v3.DnsLookupFamily.AUTO,
+    "v4_only": dns_v3.DnsLookupFamily.V4_ONLY,
+    "v6_only": dns_v3.DnsLookupFamily.V6_ONLY,
+    "v4_preferred": dns_v3.DnsLookupFamily.V4_PREFERRED,
+    "all": dns_v3.DnsLookupFamily.ALL,
 }
+
+
+def _dns(cluster: Cluster) -> cluster_v3.ClusterCustomClusterType:
+    """Strict DNS: every address of a name is an endpoint of its own."""
+    config = dns_cluster_v3.DnsCluster(
+        dns_refresh_rate=_duration(cluster.dns_refresh_ms) if cluster.dns_refresh_ms is not None else None,
+        respect_dns_ttl=cluster.dns_refresh_ms is None,
+        dns_lookup_family=_DNS_FAMILIES[cluster.dns_family],
+    )
+    return cluster_v3.ClusterCustomClusterType(name="envoy.clusters.dns", typed_config=packed(config))
 
 
 def _circuit_breakers(thresholds: Thresholds) -> cluster_v3.CircuitBreakers:
