@@ -415,6 +415,16 @@ def reserved_headers(policy: Policy) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def injected_headers(policy: Policy) -> tuple[str, ...]:
+    """Every name the service may set or remove on a request, beside `authorization`."""
+    names = set(policy.headers)
+    if policy.proof is not None:
+        names.add(policy.proof.header)
+    if policy.api_keys is not None:
+        names.add(policy.api_keys.header)
+    return tuple(sorted(names))
+
+
 def allowed_headers(policy: Policy) -> tuple[str, ...]:
     """The request headers the service reads; Envoy sends it no others (a third of the bytes, half of the parsing)."""
     names = {REQUEST_ID_HEADER}

@@ -192,3 +192,4 @@ class Identity:
     proof: Proof | None = None
     revocation_redis: str | None = field(default=None, repr=False)
     deny_on_revocation_error: bool = False
+    timeout_ms: int = 500

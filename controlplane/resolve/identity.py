@@ -16,6 +16,7 @@ from typing import Literal, NewType, TypeVar
 from controlplane.ir import identity as ir
 from controlplane.manifests.models import identity as written
 from controlplane.manifests.models.base import did_you_mean
+from extauthz.core.jwk import KeyRefused, load_key_set, pem_key, secret_key
 from serving.secret import Secret
 
 ReadFile = Callable[[str], str]
@@ -32,9 +33,13 @@ _KINDS: dict[written.Method, ir.CredentialKind] = {
 
 
 def identity(model: written.Identity, api_keys: Mapping[str, written.ApiKey], read: ReadFile) -> ir.Identity:
-    """The gateway's identity. Raises OSError for a file that cannot be read, ValueError for an impossible date."""
+    """The gateway's identity. Raises OSError for a file that cannot be read, ValueError for an impossible date or for a
+    key that must not be used."""
+    issuers = tuple(_issuer(name, one, model.claims, read) for name, one in sorted(model.issuers.items()))
+    for issuer in issuers:
+        _check_keys(issuer)
     return ir.Identity(
-        issuers=tuple(_issuer(name, one, model.claims, read) for name, one in sorted(model.issuers.items())),
+        issuers=issuers,
         claims=_claim_names(model.claims),
         api_keys=_api_keys(model.api_keys, api_keys),
         basic=_basic(model.basic),
@@ -45,6 +50,7 @@ def identity(model: written.Identity, api_keys: Mapping[str, written.ApiKey], re
         proof=_proof(model.proof, read),
         revocation_redis=_revealed(model.revocation.redis),
         deny_on_revocation_error=model.revocation.on_store_error == "deny",
+        timeout_ms=model.timeout.ms,
     )
 
 
@@ -251,6 +257,22 @@ def _keys(issuer: written.Issuer, read: ReadFile) -> ir.SharedSecret | ir.Public
     if "://" in where:
         return ir.RemoteKeys(url=where, refresh_ms=issuer.refresh.ms, max_stale_ms=issuer.max_stale.ms)
     return ir.InlineKeys(read(where))
+
+
+def _check_keys(issuer: ir.Issuer) -> None:
+    """Judges keys as the service will, so that a bad one is a problem of the edit and not a rejected document."""
+    try:
+        match issuer.keys:
+            case ir.SharedSecret(secret):
+                secret_key(secret, algorithms=issuer.algorithms)
+            case ir.PublicKey(pem):
+                pem_key(pem, algorithms=issuer.algorithms)
+            case ir.InlineKeys(jwks):
+                load_key_set(jwks, algorithms=issuer.algorithms)
+            case ir.RemoteKeys():
+                pass
+    except KeyRefused as refused:
+        raise ValueError(f'issuer "{issuer.name}": {refused}') from refused
 
 
 def _client(client: str, one: written.ApiKey | written.BasicUser | written.CertificateClient) -> ir.Client:

@@ -251,6 +251,8 @@ class Identity(Model):
     """A header that proves that a request came through the gateway."""
     revocation: Revocation = Revocation()
     """Where revocations are kept."""
+    timeout: Duration = Duration(500)
+    """How long a request waits for the authorization service, before `on_failure` decides."""
 
 
 class Requirement(Model):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 
 from controlplane.ir.gateway import Gateway
+from controlplane.translate.http_filters.strip import early_strip
 
 
 def early_header_mutations(gateway: Gateway) -> list[TypedExtensionConfig]:
     """The early header mutation extensions of a connection manager."""
-    return []
+    return [early_strip(gateway)]
