@@ -24,6 +24,9 @@ IP_KEY = "ip"
 ROUTE_KEY = "route"
 PATH_KEY = "path"
 PATTERN_KEY = "pattern"
+REQUEST_ID_KEY = "request_id"
+SETTLE_KEY = "causeway.settle"
+"""An entry with this key says that the cost is known only now: it is taken whatever is left."""
 
 MAX_REQUESTS = 2**32 - 1
 MAX_WINDOW_MS = 366 * 24 * 3600 * 1000

@@ -55,18 +55,39 @@ class Tightening:
     services: tuple[str, ...]
 
 
+Cost = FixedCost | RequestHeaderCost | ResponseHeaderCost
+Stage = Literal["ip", "identity"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteLimit:
+    """What a route must tell about a request for a limit to be applied: nothing of how much the limit allows.
+
+    `by` makes the counter's identity; `reads` is what else the limit looks at. `fails_closed`: without an answer from
+    the rate limit service the request is refused.
+    """
+
+    name: str
+    by: tuple[str, ...]
+    reads: tuple[str, ...]
+    stage: Stage
+    cost: Cost
+    fails_closed: bool
+    everywhere: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """A limit by name. `stage` says whether it is asked for before authentication or after it."""
 
     name: str
     by: tuple[str, ...]
-    stage: Literal["ip", "identity"]
+    stage: Stage
     quota: Quota | None
     tiers: tuple[tuple[str, Quota], ...] = ()
     tier_claim: str | None = None
     algorithm: Literal["token_bucket", "fixed_window", "sliding_window"] = "token_bucket"
-    cost: FixedCost | RequestHeaderCost | ResponseHeaderCost = FixedCost(1)
+    cost: Cost = FixedCost(1)
     block: LimitBlock | None = None
     shadow: bool = False
     on_store_error: Literal["allow", "deny", "local"] = "allow"
@@ -74,3 +95,18 @@ class Limit:
     tighten: Tightening | None = None
     everywhere: bool = False
     origin: Origin | None = None
+
+    @property
+    def on_route(self) -> RouteLimit:
+        """The limit as its routes see it."""
+        tier = ("tier",) if self.tiers else ()
+        read = dict.fromkeys((*tier, *(key for key, _ in self.exempt), "ip"))
+        return RouteLimit(
+            name=self.name,
+            by=self.by,
+            reads=tuple(key for key in read if key not in self.by),
+            stage=self.stage,
+            cost=self.cost,
+            fails_closed=self.on_store_error == "deny",
+            everywhere=self.everywhere,
+        )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from controlplane.ir.identity import Authorization
+from controlplane.ir.limit import RouteLimit
 from controlplane.ir.names import ClusterName
 from controlplane.origin import Origin
 
@@ -178,7 +179,7 @@ class Route:
     request_headers: HeaderMutations = HeaderMutations()
     response_headers: HeaderMutations = HeaderMutations()
     body_limit_bytes: int | None = None
-    limits: tuple[str, ...] = ()
+    limits: tuple[RouteLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

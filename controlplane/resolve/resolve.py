@@ -47,10 +47,10 @@ def resolve(manifest: Manifest, deployment: Deployment, place: Callable[[Path], 
     findings = Findings()
     who = _identity(manifest, read, findings)
     limits = tuple(_limits(manifest, place, findings))
-    everywhere = tuple(one.name for one in limits if one.everywhere)
+    on_routes = tuple(one.on_route for one in limits)
     clusters = tuple(_clusters(manifest, deployment, place, read, findings))
     origins = [place(("routes", number)) for number in range(len(manifest.routes))]
-    hosts = routes.virtual_hosts(manifest, origins, who, everywhere, findings)
+    hosts = routes.virtual_hosts(manifest, origins, who, on_routes, findings)
     listeners = tuple(_listener(number, one, place, read, findings) for number, one in _listeners(manifest.gateway))
     tables = {listener.route_table: listener.port for listener in listeners}
     return Resolved(

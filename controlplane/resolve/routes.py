@@ -20,6 +20,7 @@ from operator import attrgetter
 from controlplane.ir import names
 from controlplane.ir import route as ir
 from controlplane.ir.identity import Identity
+from controlplane.ir.limit import RouteLimit
 from controlplane.manifests.models import route as written
 from controlplane.manifests.models.base import did_you_mean
 from controlplane.manifests.models.document import Manifest
@@ -75,16 +76,20 @@ class Candidate:
 
 
 def virtual_hosts(
-    manifest: Manifest, origins: Sequence[Origin], identity: Identity, everywhere: tuple[str, ...], findings: Findings
+    manifest: Manifest,
+    origins: Sequence[Origin],
+    identity: Identity,
+    limits: tuple[RouteLimit, ...],
+    findings: Findings,
 ) -> tuple[ir.VirtualHost, ...]:
     """The routes of the manifest by host, most specific first. `origins` has the place of each route."""
     candidates: list[Candidate] = []
     numbers: dict[Candidate, int] = {}
     # Values of equal content get one identity, by which the meaning of an unchanged route is remembered.
-    identity, everywhere = same(identity), same(everywhere)
+    identity, limits = same(identity), same(limits)
     for number, (route, origin) in enumerate(zip(manifest.routes, origins, strict=True)):
         services = _services(("routes", number), route, manifest, findings)
-        found, problems = _meaning(route, same(origin), manifest.gateway, identity, everywhere, *services)
+        found, problems = _meaning(route, same(origin), manifest.gateway, identity, limits, *services)
         for problem in problems:
             findings.add(
                 ("routes", number, "auth") if route.auth is not None else ("routes", number), problem, code="auth"
@@ -162,7 +167,7 @@ def _meaning(
     origin: Origin,
     gateway: Gateway,
     identity: Identity,
-    everywhere: tuple[str, ...],
+    limits: tuple[RouteLimit, ...],
     *services: Service,
 ) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
     """The route on each of its hosts, and what is wrong with its `auth`. `services` are those that answer."""
@@ -195,10 +200,17 @@ def _meaning(
             request_headers=mutations(route.request_headers),
             response_headers=_response_headers(route, services, gateway),
             body_limit_bytes=_body_limit(route, services, gateway),
-            limits=tuple(dict.fromkeys((*everywhere, *route.limits))),
+            limits=_limits(route.limits, limits),
         )
         built.append(Candidate(host=host or ANY_HOST, pattern=pattern, route=on_host))
     return tuple(built), tuple(problems)
+
+
+def _limits(names: tuple[str, ...], limits: tuple[RouteLimit, ...]) -> tuple[RouteLimit, ...]:
+    """The limits that hold everywhere, then the route's own. Unknown ones are left out: they are reported elsewhere."""
+    named = {limit.name: limit for limit in limits}
+    wanted = dict.fromkeys((*(limit.name for limit in limits if limit.everywhere), *names))
+    return tuple(named[name] for name in wanted if name in named)
 
 
 def _strictest_last(services: tuple[Service, ...]) -> list[Auth]:

@@ -21,6 +21,7 @@ from ratelimit.policy import (
     PATH_KEY,
     PATTERN_KEY,
     ROUTE_KEY,
+    SETTLE_KEY,
     TIER_KEY,
     Algorithm,
     Limit,
@@ -35,8 +36,6 @@ _KINDS = {
 }
 _PATH_PART = "path."
 _ALIASES = {"remote_address": IP_KEY, "masked_remote_address": IP_KEY}
-SETTLE_KEY = "causeway.settle"
-"""An entry with this key says that the cost is known only now: it is taken whatever is left."""
 
 
 @dataclass(frozen=True, slots=True)
