@@ -68,6 +68,11 @@ class ManifestFile:
         return lines[number - 1] if 0 < number <= len(lines) else ""
 
     @cached_property
+    def private_headers(self) -> frozenset[str]:
+        """Texts of headers to set or add that have variables in them: such a header may carry a credential."""
+        return frozenset(text for root in self.syntax.roots for text in _header_texts(root, self.expanded))
+
+    @cached_property
     def _lines(self) -> list[str]:
         lines = self.syntax.text.split("\n")
         for node in self._secrets():
@@ -257,6 +262,18 @@ def _secrets(node: yaml.Node, path: Steps, expanded: Mapping[int, Expanded]) -> 
     elif isinstance(node, yaml.SequenceNode):
         for i, child in enumerate(node.value):
             yield from _secrets(child, (*path, i), expanded)
+
+
+def _header_texts(node: yaml.Node, expanded: Mapping[int, Expanded]) -> Iterator[str]:
+    if isinstance(node, yaml.MappingNode):
+        for key, child in node.value:
+            if key.value in ("set", "add"):
+                yield from (expanded[id(s)].text for s in _scalars(child) if id(s) in expanded)
+            else:
+                yield from _header_texts(child, expanded)
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from _header_texts(child, expanded)
 
 
 def _sounds_secret(path: Steps, key: str, known: list[str]) -> bool:
