@@ -102,6 +102,7 @@ class Cluster:
     origin: Origin | None
     endpoints: tuple[Endpoint, ...]
     protocol: Literal["http1", "http2", "auto"]
+    is_grpc: bool = False
     thresholds: Thresholds
     connections: Connections
     load_balancing: LoadBalancing = LoadBalancing(policy="least_request")

@@ -18,6 +18,16 @@ def service_cluster(service: str) -> ClusterName:
     return ClusterName(f"service/{service}")
 
 
+def service_of(cluster: ClusterName) -> str:
+    """The service whose cluster this is."""
+    return cluster.removeprefix("service/")
+
+
+def proxyless_cluster(cluster: ClusterName) -> ClusterName:
+    """The form of a service's cluster that gRPC clients get."""
+    return ClusterName(f"grpc/{service_of(cluster)}")
+
+
 def listener(address: str, port: int) -> ListenerName:
     """A listener's name: where it listens."""
     return ListenerName(f"listener/{address}:{port}")

@@ -24,6 +24,7 @@ def cluster(name: str, service: written.Service, defaults: Defaults, origin: Ori
         origin=origin,
         endpoints=endpoints,
         protocol="http2" if service.protocol == "grpc" else service.protocol,
+        is_grpc=service.protocol == "grpc",
         thresholds=ir.Thresholds(
             max_connections=breaker.max_connections,
             max_pending_requests=breaker.max_pending,
