@@ -10,10 +10,11 @@ from datetime import timedelta
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.config.listener.v3 as listener_v3
 import envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 as tls_inspector_v3
+import envoy_data_plane.envoy.extensions.filters.network.connection_limit.v3 as connection_limit_v3
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm_v3
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
 
-from controlplane.ir.gateway import Certificate, Gateway, Listener
+from controlplane.ir.gateway import Certificate, Edge, Gateway, Listener
 from controlplane.snapshot.resource import LISTENER, SECRET, Resource, whole
 from controlplane.translate.address import address
 from controlplane.translate.cluster import ADS
@@ -32,7 +33,8 @@ def listener_resource(listener: Listener, gateway: Gateway) -> Resource:
     manager = _connection_manager(listener, gateway)
     filter_chain = listener_v3.FilterChain(
         filters=[
-            listener_v3.Filter(name="envoy.filters.network.http_connection_manager", typed_config=packed(manager))
+            *_connection_limit(listener, gateway.edge),
+            listener_v3.Filter(name="envoy.filters.network.http_connection_manager", typed_config=packed(manager)),
         ],
         transport_socket=_tls(listener.certificate) if listener.certificate else None,
         transport_socket_connect_timeout=timedelta(seconds=10),
@@ -52,6 +54,16 @@ def listener_resource(listener: Listener, gateway: Gateway) -> Resource:
         traffic_direction=core.TrafficDirection.INBOUND,
     )
     return whole(LISTENER, listener.name, encode(built), *((listener.origin,) if listener.origin else ()))
+
+
+def _connection_limit(listener: Listener, edge: Edge) -> list[listener_v3.Filter]:
+    """Closes connections beyond the limit as soon as they are made."""
+    if edge.max_connections is None:
+        return []
+    limit = connection_limit_v3.ConnectionLimit(
+        stat_prefix=f"listener_{listener.port}", max_connections=edge.max_connections
+    )
+    return [listener_v3.Filter(name="envoy.filters.network.connection_limit", typed_config=packed(limit))]
 
 
 def secret_resource(certificate: Certificate) -> Resource:
