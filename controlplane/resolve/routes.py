@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
+from typing import TypeVar
 
 from controlplane.ir import names
 from controlplane.ir import route as ir
@@ -33,6 +34,8 @@ from controlplane.origin import Origin
 from controlplane.resolve import paths
 from controlplane.resolve.findings import Findings, Path
 from controlplane.resolve.identity import RouteMeaning, authorization
+
+_T = TypeVar("_T")
 
 ANY_HOST = "*"
 _Texts = tuple[tuple[str, str, str], ...]
@@ -284,8 +287,8 @@ def _action(route: written.Route, pattern: paths.Pattern, services: tuple[Servic
         return ir.ErrorResponse(
             status=503, code="service_unavailable", error="Service Unavailable", message="No service."
         )
-    timeout = route.timeout or first.timeout or defaults.timeout
-    idle = route.idle_timeout or first.idle_timeout or defaults.idle_timeout
+    timeout = _nearest(route.timeout, first.timeout, defaults.timeout)
+    idle = _nearest(route.idle_timeout, first.idle_timeout, defaults.idle_timeout)
     host = (route.rewrite.host if route.rewrite else None) or (None if first.host == "original" else first.host)
     hashing = [service.load_balancing for service in services if service.load_balancing.by is not None]
     return ir.Forward(
@@ -342,6 +345,13 @@ def _retry(retry: Retry) -> ir.RetryPolicy | None:
 
 def _backoff(backoff: DurationRange) -> tuple[int, int]:
     return backoff.first.ms, backoff.last.ms
+
+
+def _nearest(route: _T | None, service: _T | None, default: _T) -> _T:
+    """What the nearest one says. `none` is said too: it is zero, not nothing."""
+    if route is not None:
+        return route
+    return default if service is None else service
 
 
 def _hash_key(balancing: LoadBalancing) -> ir.HashKey:
@@ -437,5 +447,5 @@ def _body_limit(route: written.Route, targets: tuple[Service, ...], gateway: Gat
     if route.websocket or any(service.protocol == "grpc" for service in targets):
         return None
     first = next(iter(targets), None)
-    limit = route.body_limit or (first.body_limit if first else None) or gateway.defaults.body_limit
+    limit = _nearest(route.body_limit, first.body_limit if first else None, gateway.defaults.body_limit)
     return limit.bytes

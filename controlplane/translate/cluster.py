@@ -67,7 +67,11 @@ def _encoded(cluster: Cluster) -> bytes:
             connect_timeout=_duration(cluster.connections.connect_timeout_ms),
             per_connection_buffer_limit_bytes=_BUFFER_BYTES,
             lb_policy=_LB_POLICIES[cluster.load_balancing.policy],
-            common_lb_config=cluster_v3.ClusterCommonLbConfig(healthy_panic_threshold=type_v3.Percent(value=0)),
+            common_lb_config=cluster_v3.ClusterCommonLbConfig(
+                healthy_panic_threshold=type_v3.Percent(value=0),
+                # Envoy gathers changes of health for a second; a circuit that opens must not leak a second's requests.
+                update_merge_window=timedelta(0),
+            ),
             circuit_breakers=_circuit_breakers(cluster.thresholds),
             outlier_detection=_outlier_detection(cluster.outliers) if cluster.outliers else None,
             health_checks=[_health_check(cluster.health_check)] if cluster.health_check else [],
