@@ -14,7 +14,7 @@ from ratelimit.core.budget import Code, Taken
 from ratelimit.core.headers import Told, body, fields, retry_after_s, seconds
 from ratelimit.core.plan import Descriptor
 from ratelimit.core.rule import NOT_LIMITED, Planned, Rule
-from ratelimit.policy import HeaderStyle
+from ratelimit.policy import REQUEST_ID_KEY, HeaderStyle
 
 OK = rls_pb2.RateLimitResponse.OK
 OVER_LIMIT = rls_pb2.RateLimitResponse.OVER_LIMIT
@@ -98,7 +98,9 @@ def answer(
     _tell_reference_headers(response, style)
     is_refusal = is_over and not style.shadows_all
     if told:
-        _tell(response, style, told, now_us, is_own_refusal=is_own_over and is_refusal)
+        _tell(response, style, told)
+    if is_own_over and is_refusal:
+        _refuse(response, told, now_us, _request_id(descriptors))
     if style.tells_metadata:
         _tell_metadata(response, planned, domain, descriptors, hits_addend, quotas, quotas_over)
     response.overall_code = OVER_LIMIT if is_refusal else OK
@@ -117,26 +119,24 @@ def _current_limit(rule: Rule) -> rls_pb2.RateLimitResponse.RateLimit:
     return limit
 
 
-def _tell(
-    response: rls_pb2.RateLimitResponse, style: Style, told: list[Told], now_us: float, *, is_own_refusal: bool
-) -> None:
-    headers = response.response_headers_to_add
+def _tell(response: rls_pb2.RateLimitResponse, style: Style, told: list[Told]) -> None:
     for key, value in fields(style.headers, told):
-        headers.add(key=key, value=value)
-    if not is_own_refusal:
-        return
-    headers.add(key="retry-after", value=str(retry_after_s(told)))
-    headers.add(key="content-type", value="application/json")
-    response.raw_body = body(told, now_us)
+        response.response_headers_to_add.add(key=key, value=value)
+
+
+def _refuse(response: rls_pb2.RateLimitResponse, told: list[Told], now_us: float, request_id: str) -> None:
+    wait_s = retry_after_s(told)
+    response.response_headers_to_add.add(key="retry-after", value=str(wait_s))
+    response.response_headers_to_add.add(key="content-type", value="application/json")
+    response.raw_body = body(told, now_us, request_id)
     refusing = [each for each in told if each.is_refusal]
     worst = max(refusing, key=lambda each: each.taken.wait_us)
-    response.dynamic_metadata.update(
-        {
-            "limit": worst.rule.name,
-            "reason": "blocked" if any(each.is_blocked for each in refusing) else "rate_limited",
-            "retry_after": retry_after_s(told),
-        }
-    )
+    reason = "blocked" if any(each.is_blocked for each in refusing) else "rate_limited"
+    response.dynamic_metadata.update({"limit": worst.rule.name, "reason": reason, "retry_after": wait_s})
+
+
+def _request_id(descriptors: Sequence[Descriptor]) -> str:
+    return next((value for each in descriptors for key, value in each.entries if key == REQUEST_ID_KEY), "")
 
 
 def _tell_reference_headers(response: rls_pb2.RateLimitResponse, style: Style) -> None:

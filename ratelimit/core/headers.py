@@ -64,7 +64,7 @@ def fields(style: HeaderStyle, told: Sequence[Told]) -> list[tuple[str, str]]:
     return found
 
 
-def body(told: Sequence[Told], now_us: float) -> bytes:
+def body(told: Sequence[Told], now_us: float, request_id: str = "") -> bytes:
     """The JSON body of a 429: the gateway's one error shape, with the members of problem details."""
     refusing = [each for each in told if each.is_refusal]
     worst = max(refusing, key=lambda each: each.taken.wait_us)
@@ -80,6 +80,7 @@ def body(told: Sequence[Told], now_us: float) -> bytes:
         "error": "Too Many Requests",
         "message": message,
         "status": 429,
+        **({"request_id": request_id} if request_id else {}),
         "code": CODE_BLOCKED if blocked else CODE_LIMITED,
         "limit": worst.rule.name,
         "retry_after": wait,

@@ -138,7 +138,7 @@ for i = 1, #KEYS - 1 do
       code, left, wait, reset, new, life = 3, 0, duration, duration, nil, 0
       redis.call('ZADD', index, ends, key)
       redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
-      redis.call('PEXPIREAT', index, floor((now + 366 * 86400 * 1000000) / 1000))
+      redis.call('EXPIRE', index, 367 * 86400)
     end
     if ends > 0 and now - ends <= forget then
       new = (new or string.rep('\0', size)) .. pack('<dd', ends, strikes)
