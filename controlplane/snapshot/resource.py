@@ -82,7 +82,8 @@ class Resource:
     @cached_property
     def version(self) -> str:
         """Hash of the content: 16 hexadecimal digits."""
-        return blake2b(self.body, digest_size=8).hexdigest()
+        lifetime = b"" if self.ttl_s is None else f"ttl={self.ttl_s}".encode()
+        return blake2b(self.body, digest_size=8, person=lifetime[:16]).hexdigest()
 
     @property
     def parts(self) -> Iterator[Part]:

@@ -62,6 +62,8 @@ class Channel:
     """Names that may differ from what the client has. Always holds the owed ones."""
     must_answer: bool = False
     """The client waits for a response even if it is empty: the first one of a wildcard."""
+    told: dict[str, float] = field(default_factory=dict)
+    """When each resource with a time to live was last sent or refreshed."""
     last_nonce: str = ""
     last_version: str = ""
     suspects: Suspects = field(default_factory=Suspects)
@@ -92,7 +94,7 @@ class Channel:
     def forget(self, name: str) -> None:
         """The client no longer asks for the name: it holds nothing of it, and must get it again if it asks again."""
         self.settle(name)
-        for book in (self.sent, self.acked, self.pinned, self.part_trials, self.doubtful):
+        for book in (self.sent, self.acked, self.pinned, self.part_trials, self.doubtful, self.told):
             book.pop(name, None)
 
     def forget_uncovered(self) -> None:

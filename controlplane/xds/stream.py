@@ -16,18 +16,22 @@ considerations"), and measurements of Envoy 1.40 where it is silent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.consistency import references
 from controlplane.snapshot.resource import Audience, Resource
-from controlplane.snapshot.snapshot import Snapshot, changed_names, version_of
-from controlplane.xds import blame
+from controlplane.snapshot.snapshot import EMPTY, Snapshot, changed_names
+from controlplane.xds import blame, ondemand
 from controlplane.xds.channel import ABSENT, Channel, Elsewhere, Form, Nack, Offer
+from controlplane.xds.compose import compose
 from controlplane.xds.needs import Needs
 from controlplane.xds.protocol import (
     FULL_STATE,
     ORDER,
+    SOTW_WRAPPER_FEATURE,
+    TTL_FEATURE,
     DeltaRequest,
     Node,
     ProtocolError,
@@ -36,6 +40,7 @@ from controlplane.xds.protocol import (
     Variant,
     Verdict,
 )
+from controlplane.xds.subscription import is_collection
 
 PATIENCE_S = 1.0
 """Envoy withholds the acknowledgement of clusters until they are warm. After this long, newer state is sent anyway."""
@@ -74,8 +79,10 @@ class Stream:
         self._memory = memory
         self._is_service = is_service
         self._sees_policies = False
+        self._knows_ttl = False
         self._patience_s = patience_s
         self._responses = 0
+        self._gone_unsaid = False
         self._verdicts: list[Verdict] = []
         self._endpoints_due: set[str] = set()
         self._needs = Needs(self.channels)
@@ -111,7 +118,10 @@ class Stream:
             if old is None:
                 channel.dirty.update(self._scope(channel))
                 continue
-            for name in changed_names(old, snapshot, channel.type_url):
+            changed = changed_names(old, snapshot, channel.type_url)
+            if changed and channel.type_url == types.VIRTUAL_HOST:
+                channel.dirty.update(self._scope(channel))  # any of them may be the alias of any virtual host
+            for name in changed:
                 if channel.subscription.covers(name) or name in channel.sent:
                     channel.dirty.add(name)
 
@@ -124,12 +134,18 @@ class Stream:
         """The next response to write, if there is one. Call again until it gives None."""
         if self.target is None:
             return None
-        for type_url in (*ORDER, *(self.channels.keys() - set(ORDER))):
-            channel = self.channels.get(type_url)
-            if channel is not None and (channel.dirty or channel.must_answer):
-                response = self._offer(channel, now)
-                if response is not None:
-                    return response
+        self._gone_unsaid = True
+        while self._gone_unsaid:  # what goes without a word may have kept something else in place
+            self._gone_unsaid = False
+            for type_url in (*ORDER, *(self.channels.keys() - set(ORDER))):
+                channel = self.channels.get(type_url)
+                if channel is not None and (channel.dirty or channel.must_answer):
+                    response = self._offer(channel, now)
+                    if response is not None:
+                        return response
+        if self._knows_ttl:
+            beats = (self._heartbeat(channel, now) for channel in self.channels.values() if channel.told)
+            return next((beat for beat in beats if beat is not None), None)
         return None
 
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -147,14 +163,21 @@ class Stream:
         return self.type_url is not None or self._needs.are_asked_for(self.target)
 
     def wake_at(self) -> float | None:
-        """When time alone makes a difference: an offer has been unanswered for too long."""
+        """When time alone makes a difference: an offer has been unanswered for too long, a time to live runs out."""
         waiting = [
             offer.sent_at + self._patience_s
             for channel in self.channels.values()
             if channel.dirty and not channel.suspects
             for offer in channel.offers.values()
         ]
-        return min(waiting, default=None)
+        beats = [
+            _due(channel, form)
+            for channel in self.channels.values()
+            if channel.told and not channel.offers
+            for form in channel.sent.values()
+            if isinstance(form, Resource) and form.ttl_s is not None
+        ]
+        return min((*waiting, *beats), default=None)
 
     # Requests
 
@@ -164,6 +187,8 @@ class Stream:
         if self.node is None:
             self.node = node
             self._sees_policies = self._is_service(node)
+            wrappers = {SOTW_WRAPPER_FEATURE} if self.variant is Variant.SOTW else set()
+            self._knows_ttl = {TTL_FEATURE, *wrappers} <= node.features
         elif node != self.node:
             self.node_drifted = True
 
@@ -173,10 +198,12 @@ class Stream:
         if request.nonce in channel.offers:
             self._answered(channel, request.nonce, request.error, now)
         was_wildcard = channel.subscription.is_wildcard
-        names = channel.subscription.names
+        names, folders = channel.subscription.names, channel.subscription.folders
         added = channel.subscription.replace(request.names)
         if was_wildcard or names - channel.subscription.names:
             channel.forget_uncovered()
+        if channel.subscription.folders - folders:
+            channel.dirty.update(self._scope(channel))
         wildcard_began = channel.subscription.is_wildcard and not was_wildcard
         is_back = is_first and request.version != "" and channel.type_url in FULL_STATE and wildcard_began
         if is_back and self._recall_state(channel, request.version):
@@ -189,7 +216,7 @@ class Stream:
     def _receive_delta(self, channel: Channel, request: DeltaRequest, is_first: bool, now: float) -> None:
         if request.nonce in channel.offers:
             self._answered(channel, request.nonce, request.error, now)
-        was_wildcard = channel.subscription.is_wildcard
+        was_wildcard, folders = channel.subscription.is_wildcard, channel.subscription.folders
         answer = channel.subscription.change(request.subscribe, request.unsubscribe, is_first=is_first)
         if is_first:
             for name, version in request.initial_versions.items():
@@ -204,6 +231,8 @@ class Stream:
         channel.owe(answer)
         if request.unsubscribe:
             channel.forget_uncovered()
+        if channel.subscription.folders - folders:
+            channel.dirty.update(self._scope(channel))
         if channel.subscription.is_wildcard and not was_wildcard:
             channel.must_answer = True
             channel.dirty.update(self._scope(channel))
@@ -245,7 +274,9 @@ class Stream:
             if channel.offers and self.variant is Variant.SOTW:
                 channel.withdraw()
                 changes = self._changes(channel, tuple(channel.dirty))
-            response, offer = self._response(channel, changes, now)
+            response, offer = compose(
+                self.variant, channel, self.target or EMPTY, changes, now=now, is_visible=self._may_see
+            )
             if changes and offer.content in channel.refused:
                 # What would be sent is what was refused already: the client's answer is known.
                 channel.sent.update(changes)
@@ -257,9 +288,9 @@ class Stream:
                     channel.settle(name)
                     channel.sent[name] = channel.acked[name] = form
                 self._needs.outdated()
+                self._gone_unsaid = True
                 return None
-            self._sent(channel, response, offer)
-            return response
+            return self._send(channel, response, offer)
 
     def _candidates(self, channel: Channel, now: float) -> tuple[str, ...] | None:
         """Names that may be in the next response; None when the client has to answer the last one first."""
@@ -296,7 +327,7 @@ class Stream:
 
     def _wanted(self, channel: Channel, name: str) -> Form | None:
         """What the client should have under the name now; None when it must stay as it is for the moment."""
-        target = self.target.get(channel.type_url, name) if self.target is not None else None
+        target = self._find(channel, name)
         if target is None or not channel.subscription.covers(name) or not self._may_see(channel, target):
             held = channel.sent.get(name)
             if held is None or held is ABSENT or not self._needs.is_used(channel.type_url, name):
@@ -312,58 +343,40 @@ class Stream:
             return None
         return form
 
-    def _response(self, channel: Channel, changes: Mapping[str, Form], now: float) -> tuple[Response | None, Offer]:
-        removed = tuple(name for name, form in changes.items() if form is ABSENT)
-        missing = tuple(name for name in removed if name in channel.subscription.names and name in channel.owed)
-        resources = tuple(form for form in changes.values() if isinstance(form, Resource))
-        if self.variant is Variant.SOTW:
-            removed = ()
-            if channel.type_url in FULL_STATE:
-                state = {**channel.sent, **changes}
-                resources = tuple(form for _, form in sorted(state.items()) if isinstance(form, Resource))
-        offer = Offer(
-            changes=dict(changes),
-            content=frozenset([*((r.name, r.version) for r in resources), *((name, "") for name in removed)]),
-            sent_at=now,
-            is_trial=bool(channel.suspects),
-        )
-        is_needed = resources or removed or missing or channel.must_answer or channel.type_url in FULL_STATE
-        if not is_needed:
-            return None, offer
+    def _send(self, channel: Channel, response: Response, offer: Offer) -> Response:
         self._responses += 1
-        response = Response(
-            variant=self.variant,
-            type_url=channel.type_url,
-            version=self._version(channel, resources, changes),
-            nonce=str(self._responses),
-            resources=resources,
-            removed=removed,
-            missing=missing,
-        )
-        return response, offer
-
-    def _version(self, channel: Channel, resources: tuple[Resource, ...], changes: Mapping[str, Form]) -> str:
-        """The type's version in the target, unless the client will have something else: then that has a version too."""
-        if self.target is None:
-            return ""
-        target = self.target.of_type(channel.type_url)
-        if self.variant is Variant.DELTA:
-            return self.target.version_of(channel.type_url)
-        state = {name: form for name, form in {**channel.sent, **changes}.items() if form is not ABSENT}
-        is_target = all(name in target and target[name].version == form.version for name, form in state.items())
-        if is_target and channel.subscription.is_wildcard:
-            is_target = all(name in state for name, held in target.items() if self._may_see(channel, held))
-        if is_target:
-            return self.target.version_of(channel.type_url)
-        return version_of({resource.name: resource for resource in resources})
-
-    def _sent(self, channel: Channel, response: Response, offer: Offer) -> None:
+        response = replace(response, nonce=str(self._responses), with_ttl=self._knows_ttl)
         if channel.type_url == types.CLUSTER:
             self._owe_endpoints(offer.changes)
+        elif channel.type_url == types.ROUTE:
+            self._owe_virtual_hosts(offer.changes)
         channel.offered(response.nonce, offer)
+        if self._knows_ttl:
+            channel.told.update({one.name: offer.sent_at for one in response.resources if one.ttl_s is not None})
         channel.last_version = response.version
         channel.must_answer = False
         self._needs.outdated()
+        return response
+
+    def _heartbeat(self, channel: Channel, now: float) -> Response | None:
+        """Resources whose time to live runs out: only names travel, and the client must answer before the next."""
+        if channel.offers:
+            return None
+        held = [form for form in channel.sent.values() if isinstance(form, Resource) and form.ttl_s is not None]
+        if not any(now >= _due(channel, form) for form in held):
+            return None
+        is_full_state = self.variant is Variant.SOTW and channel.type_url in FULL_STATE
+        if is_full_state:
+            held = [form for form in channel.sent.values() if isinstance(form, Resource)]
+        response = Response(
+            variant=self.variant,
+            type_url=channel.type_url,
+            version=channel.last_version,
+            nonce="",
+            resources=tuple(held),
+            heartbeat=not is_full_state,
+        )
+        return self._send(channel, response, Offer(changes={}, content=frozenset(), sent_at=now, is_trial=False))
 
     def _owe_endpoints(self, changes: Mapping[str, Form]) -> None:
         """A cluster that is new or changed waits for its endpoints, even if they are the ones it had."""
@@ -376,16 +389,30 @@ class Stream:
                 else:
                     endpoints.owe(name for name in named if name in endpoints.sent)
 
+    def _owe_virtual_hosts(self, changes: Mapping[str, Form]) -> None:
+        """A route configuration that changed has forgotten the virtual hosts it was given on demand."""
+        hosts = self.channels.get(types.VIRTUAL_HOST)
+        if hosts is not None:
+            hosts.owe(name for name in hosts.subscription.names if name.rpartition("/")[0] in changes)
+
     # What a client may mean and see
 
     def _scope(self, channel: Channel) -> Iterator[str]:
         """Every name the client's subscription may mean."""
-        yield from channel.subscription.names
+        subscription = channel.subscription
+        yield from (name for name in subscription.names if not is_collection(name))
         yield from channel.sent
-        if channel.subscription.is_wildcard and self.target is not None:
+        if (subscription.is_wildcard or subscription.folders) and self.target is not None:
             for name, resource in self.target.of_type(channel.type_url).items():
-                if self._may_see(channel, resource):
+                if subscription.covers(name) and self._may_see(channel, resource):
                     yield name
+
+    def _find(self, channel: Channel, name: str) -> Resource | None:
+        if self.target is None:
+            return None
+        if channel.type_url == types.VIRTUAL_HOST:
+            return ondemand.find(self.target, name)
+        return self.target.get(channel.type_url, name)
 
     def _may_see(self, channel: Channel, resource: Resource) -> bool:
         match resource.audience:
@@ -397,3 +424,8 @@ class Stream:
                 return self._sees_policies and resource.name in channel.subscription.names
             case _:
                 assert_never(resource.audience)
+
+
+def _due(channel: Channel, form: Resource) -> float:
+    """Twice in a time to live: one heartbeat may be lost."""
+    return channel.told.get(form.name, 0.0) + (form.ttl_s or 0.0) / 2

@@ -1,4 +1,4 @@
-"""What a client asks for of one type: names, everything, or both.
+"""What a client asks for of one type: names, collections (`folder/*`), everything, or any mix of them.
 
 Rules: xDS protocol, "How the client specifies what resources to return". A client that never named anything asks for
 everything (listeners and clusters); once it named something, or "*", an empty list asks for nothing.
@@ -16,11 +16,13 @@ WILDCARD = "*"
 class Subscription:
     legacy_allowed: bool
     names: set[str] = field(default_factory=set)
+    folders: frozenset[str] = frozenset()
+    """Of collections, with the slash: `folder/`."""
     is_wildcard: bool = False
     has_named: bool = False
 
     def covers(self, name: str) -> bool:
-        return self.is_wildcard or name in self.names
+        return self.is_wildcard or name in self.names or any(map(name.startswith, self.folders))
 
     def replace(self, names: Iterable[str]) -> set[str]:
         """State of the world: the whole list at once. Returns the names asked for that were not before."""
@@ -33,7 +35,8 @@ class Subscription:
         # Some clients say [""] where they mean none.
         wanted = listed - {WILDCARD, ""}
         added, self.names = wanted - self.names, wanted
-        return added
+        self._note_folders()
+        return {name for name in added if not is_collection(name)}
 
     def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str], *, is_first: bool) -> set[str]:
         """Incremental: what is added and taken back. Returns the names that must be answered, known or not."""
@@ -49,4 +52,12 @@ class Subscription:
         # Taken back by name while everything is asked for: the client must hear what the wildcard still gives it.
         still_meant = (dropped & self.names) - added if self.is_wildcard else set()
         self.names = (self.names | named) - (dropped - named)
-        return named | still_meant
+        self._note_folders()
+        return {name for name in named | still_meant if not is_collection(name)}
+
+    def _note_folders(self) -> None:
+        self.folders = frozenset(name[:-1] for name in self.names if is_collection(name))
+
+
+def is_collection(name: str) -> bool:
+    return len(name) > 2 and name.endswith("/*")

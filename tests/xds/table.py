@@ -1,0 +1,48 @@
+"""Prints the conformance table from the tests' rows: `python -m tests.xds.table > docs/xds-conformance.md`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+
+from tests.xds.rows import ROWS, Variant
+
+MODULES = ("test_checklist", "test_behaviours", "test_harness", "test_refusals", "test_wire")
+PAGE = Path(__file__).parents[2] / "docs" / "xds-conformance.md"
+
+_HEAD = """# xDS conformance
+
+What the control plane does in each variant of the xDS protocol. Every filled cell is a test that runs in `make check`
+or `make test`; the page is printed from them (`python -m tests.xds.table`), and a test fails when it is out of date.
+A dash: the row does not apply to the variant.
+
+The rows of the public harness run over gRPC against the harness's own Adapter service, which the tests implement. To
+point the original harness at this server, start `python -m tests.xds.adapter 17000 18000` in this repository, and in
+the harness's folder `go run . -A :17000 -T :18000 -N test-id -V "sotw aggregated"` (or another of its variants).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    for module in MODULES:
+        import_module(f"tests.xds.{module}")
+    order = {name: number for number, name in enumerate(dict.fromkeys(row.section for row in ROWS))}
+    runs = sum(len(row.variants) * max(1, len(row.kinds)) for row in ROWS)
+    parts = [_HEAD, f"{len(ROWS)} rows, {runs} runs.\n"]
+    rows = sorted(ROWS, key=lambda row: order[row.section])
+    for section, group in groupby(rows, key=lambda row: row.section):
+        parts.append(f"## {section}\n")
+        parts.append("| row | what is required | " + " | ".join(one.value for one in Variant) + " | test |")
+        parts.append("|---|---|" + "---|" * len(Variant) + "---|")
+        for row in group:
+            kinds = " ".join(row.kinds) or "yes"
+            cells = " | ".join(kinds if one in row.variants else "–" for one in Variant)
+            parts.append(f"| {row.number} | {row.title} | {cells} | `{row.test}` |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
