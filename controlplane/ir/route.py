@@ -161,6 +161,18 @@ class HeaderMutations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CrossOrigin:
+    """What pages of other origins may do. An origin is exact, has `*.` for one label or several, or is `*`."""
+
+    origins: tuple[str, ...]
+    methods: tuple[str, ...]
+    headers: tuple[str, ...]
+    expose: tuple[str, ...]
+    credentials: bool
+    max_age_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One entry of a route table. `key` is stable across edits elsewhere and unique in its virtual host.
 
@@ -179,6 +191,7 @@ class Route:
     request_headers: HeaderMutations = HeaderMutations()
     response_headers: HeaderMutations = HeaderMutations()
     body_limit_bytes: int | None = None
+    cross_origin: CrossOrigin | None = None
     limits: tuple[RouteLimit, ...] = ()
 
 

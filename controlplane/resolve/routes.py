@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 ANY_HOST = "*"
 _Texts = tuple[tuple[str, str, str], ...]
 _Order = tuple[tuple[tuple[int, str], ...], int, tuple[str, ...], int, _Texts, _Texts]
+_COMMON_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _CONDITIONS = {
     "connect_failure": ("connect-failure",),
     "refused_stream": ("refused-stream",),
@@ -203,6 +204,7 @@ def _meaning(
             request_headers=mutations(route.request_headers),
             response_headers=_response_headers(route, services, gateway),
             body_limit_bytes=_body_limit(route, services, gateway),
+            cross_origin=_cross_origin(route, gateway),
             limits=_limits(route.limits, limits),
         )
         built.append(Candidate(host=host or ANY_HOST, pattern=pattern, route=on_host))
@@ -440,6 +442,20 @@ def _response_headers(route: written.Route, services: tuple[Service, ...], gatew
     if maintenance is not None and maintenance.retry_after is not None:
         extra.append(("retry-after", str(max(1, maintenance.retry_after.ms // 1000))))
     return replace(own, set=(*own.set, *extra))
+
+
+def _cross_origin(route: written.Route, gateway: Gateway) -> ir.CrossOrigin | None:
+    cors = gateway.defaults.cors if route.cors is None else route.cors
+    if cors == "none":
+        return None
+    return ir.CrossOrigin(
+        origins=cors.origins,
+        methods=cors.methods or route.methods or _COMMON_METHODS,
+        headers=cors.headers,
+        expose=cors.expose,
+        credentials=cors.credentials,
+        max_age_s=cors.max_age.ms // 1000,
+    )
 
 
 def _body_limit(route: written.Route, targets: tuple[Service, ...], gateway: Gateway) -> int | None:

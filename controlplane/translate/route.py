@@ -113,7 +113,21 @@ def _routes_of(route: Route) -> bytes:
             field(_ROUTE_NAME, route.name.encode()),
         )
     )
-    return b"".join(field(_VIRTUAL_HOST_ROUTES, match + rest) for match in _matches(route.match))
+    matches = _matches(route.match)
+    if route.cross_origin is not None and route.match.methods and "OPTIONS" not in route.match.methods:
+        matches += _matches(_preflight(route.match))
+    return b"".join(field(_VIRTUAL_HOST_ROUTES, match + rest) for match in matches)
+
+
+def _preflight(match: RouteMatch) -> RouteMatch:
+    """The preflights of a route that does not take OPTIONS itself: the CORS filter answers every one of them."""
+    asked = ValueMatch(name="access-control-request-method", kind="regex", value="|".join(match.methods))
+    return RouteMatch(
+        path=match.path,
+        methods=("OPTIONS",),
+        headers=(ValueMatch(name="origin", kind="present"), asked),
+        query=match.query,
+    )
 
 
 @lru_cache(_MEMO)

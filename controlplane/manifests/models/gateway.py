@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from controlplane.manifests.models.base import Model, refuse
+from controlplane.manifests.models.cors import CorsField
 from controlplane.manifests.models.identity import AuthField
 from controlplane.manifests.models.route import HeaderChanges
 from controlplane.manifests.models.scalars import Duration, Size, Timeout, shown
@@ -66,6 +67,8 @@ class Defaults(Model):
     """When a failed request is tried again."""
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     """When a service is left alone."""
+    cors: CorsField = "none"
+    """Which pages of other origins may call."""
     auth: AuthField | None = None
     """What every route asks of callers; authentication is required unless a route says `public`."""
 

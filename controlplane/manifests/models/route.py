@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from controlplane.manifests.models.base import Model, refuse
+from controlplane.manifests.models.cors import CorsField
 from controlplane.manifests.models.identity import AuthField
 from controlplane.manifests.models.scalars import Percent, Size, Timeout, shown
 from controlplane.manifests.models.service import Maintenance, Retry
@@ -295,6 +296,8 @@ class Route(Model):
     """Whether a request may become a WebSocket."""
     auth: AuthField | None = None
     """Who may call: `public`, `optional`, or conditions added to those of the service and the gateway."""
+    cors: CorsField | None = None
+    """Which pages of other origins may call; `none` where the gateway's default does not hold."""
     limits: Annotated[tuple[Name, ...], AfterValidator(_distinct), Field(max_length=16)] = ()
     """Limits by name, from the `limits` section; all of them hold."""
     maintenance: Maintenance | None = None

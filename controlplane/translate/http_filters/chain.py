@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from controlplane.translate.http_filters.base import HttpFilter
 from controlplane.translate.http_filters.body_limit import BODY_LIMIT
+from controlplane.translate.http_filters.cors import CORS
 from controlplane.translate.http_filters.ext_authz import EXT_AUTHZ, EXT_AUTHZ_OPEN
 from controlplane.translate.http_filters.ratelimit import (
     IDENTITY_LIMITS,
@@ -18,6 +19,7 @@ from controlplane.translate.http_filters.strip import STRIP_TRAILERS
 HTTP_FILTERS: tuple[HttpFilter, ...] = (
     RESPONSE_HEADERS,  # responses pass the chain backwards: whatever answered, this comes last
     STRIP_TRAILERS,  # header custody, where the early removal cannot reach: trailers come after the body
+    CORS,  # before limits and authentication: preflights carry no credentials, and refusals must be readable by pages
     IP_LIMITS,  # before authentication: a flood from one address must not reach the verifier
     IP_LIMITS_CLOSED,  # the same, for limits that refuse when they cannot be counted
     EXT_AUTHZ,  # who is it, and may they: before anything that costs more than knowing
