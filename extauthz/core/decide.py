@@ -26,6 +26,7 @@ from extauthz.policy import FromClaim, FromField, Method, Policy
 
 _BEARER: Final = b"bearer"
 _BASIC: Final = b"basic"
+_QUERY_TOKEN: Final = "access_token"  # noqa: S105 - a parameter's name
 _FOREVER: Final = float("inf")
 
 
@@ -147,12 +148,12 @@ class Authorizer:
         if conditions.ip_denied(route, request.address):
             raise _Denied("ip_denied", request.address)
         if route.is_public:
-            return self._pass(route, self._anonymous, None, now)
+            return self._pass(route, self._anonymous, None, now, request)
         credential = self._credential(route, request, note)
         if credential is None:
             if route.policy.mode == "optional":
                 note("no credential, and none is required")
-                return self._pass(route, self._anonymous, None, now)
+                return self._pass(route, self._anonymous, None, now, request)
             raise _Denied("credentials_missing")
         if not self.revocations_available:
             raise _Denied("revocations_unavailable")
@@ -164,7 +165,7 @@ class Authorizer:
             if conditions.tenant_mismatch(route, identity, request.path, request.host):
                 raise _Denied("tenant_mismatch")
             note(f"the request names the caller's own tenant {identity.tenant!r}")
-        return self._pass(route, entry, identity, now)
+        return self._pass(route, entry, identity, now, request)
 
     def _credential(self, route: Route, request: Request, note: Note) -> _Credential | None:
         """The one credential of the request. Two of them mean two callers, and nobody can say which was meant."""
@@ -266,10 +267,16 @@ class Authorizer:
 
     # The answers ----------------------------------------------------------------------------------------------------
 
-    def _pass(self, route: Route, entry: Entry[Decision], identity: Identity | None, now: float) -> Decision:
-        """Allowed, if roles, scopes and claims are as the route asks. Remembered with the entry: none of it changes."""
+    def _pass(
+        self, route: Route, entry: Entry[Decision], identity: Identity | None, now: float, request: Request
+    ) -> Decision:
+        """Allowed, if roles, scopes and claims are as the route asks. Remembered with the entry: none of it changes.
+
+        A token in the query is no credential here, but services log queries, so it goes no further.
+        """
+        has_query_token = not route.is_public and _QUERY_TOKEN in request.path
         known = entry.decisions.get(route.name)
-        if known is not None and now < known[0]:
+        if known is not None and now < known[0] and not has_query_token:
             return known[1]
         if identity is not None:
             if route.issuers is not None and identity.issuer is not None and identity.issuer not in route.issuers:
@@ -284,13 +291,16 @@ class Authorizer:
             until = now + self._prover.lifetime_s / 2
         metadata = _metadata(identity) | {"policy": route.name, "reason": ALLOWED}
         decision = Decision(
-            response=responses.allowed(headers, absent, metadata),
+            response=responses.allowed(
+                headers, absent, metadata, remove_parameters=(_QUERY_TOKEN,) if has_query_token else ()
+            ),
             allowed=True,
             policy=route.name,
             reason=ALLOWED,
             identity=identity,
         )
-        entry.remember(route.name, until, decision)
+        if not has_query_token:
+            entry.remember(route.name, until, decision)
         return decision
 
     def _headers(self, identity: Identity | None) -> tuple[list[tuple[str, str]], list[str]]:

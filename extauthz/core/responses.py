@@ -24,12 +24,21 @@ _GRPC_CODES: Final = {400: 3, 401: 16, 403: 7, 503: 14}
 _ERRORS: Final = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 503: "Service Unavailable"}
 
 
-def allowed(headers: Iterable[tuple[str, str]], remove: Iterable[str], metadata: Mapping[str, str]) -> bytes:
-    """Let the request through with these headers, each exactly once, and without those in `remove`."""
+def allowed(
+    headers: Iterable[tuple[str, str]],
+    remove: Iterable[str],
+    metadata: Mapping[str, str],
+    *,
+    remove_parameters: Iterable[str] = (),
+) -> bytes:
+    """Let the request through with these headers, each exactly once, and without those in `remove` nor the query's
+    `remove_parameters`."""
     response = CheckResponse(
         status=Status(code=0),
         ok_response=OkHttpResponse(
-            headers=[_header(name, value, _OVERWRITE) for name, value in headers], headers_to_remove=remove
+            headers=[_header(name, value, _OVERWRITE) for name, value in headers],
+            headers_to_remove=remove,
+            query_parameters_to_remove=remove_parameters,
         ),
         dynamic_metadata=_struct(metadata),
     )
