@@ -32,6 +32,9 @@ from controlplane.translate.endpoint import assignment, load_assignment
 
 _MEMO = 16_384
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+"""The system's roots on the machine Envoy runs on, where Debian and Envoy's own images keep them. Envoy takes
+`system_root_certs` from gRPC clients only, and refuses to check names without roots."""
 _BUFFER_BYTES = 32 * 1024  # per connection, as Envoy's edge guide says
 _H2_STREAM_WINDOW, _H2_CONNECTION_WINDOW = 64 * 1024, 1024 * 1024
 
@@ -178,8 +181,7 @@ def _health_check(check: HealthCheck) -> core.HealthCheck:
 
 def _transport_socket(tls: UpstreamTls, protocol: str) -> core.TransportSocket:
     roots = tls_v3.CertificateValidationContext(
-        trusted_ca=_inline(tls.ca_pem) if tls.ca_pem is not None else None,
-        system_root_certs=tls_v3.CertificateValidationContextSystemRootCerts() if tls.ca_pem is None else None,
+        trusted_ca=_inline(tls.ca_pem) if tls.ca_pem is not None else core.DataSource(filename=SYSTEM_ROOTS),
         match_typed_subject_alt_names=[
             tls_v3.SubjectAltNameMatcher(
                 san_type=tls_v3.SubjectAltNameMatcherSanType.DNS, matcher=matcher.StringMatcher(exact=name)

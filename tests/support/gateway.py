@@ -106,7 +106,7 @@ class Gateway:
         self.manifests.mkdir(exist_ok=True)
         names = [f"{number:02}.yaml" for number in range(len(complete))]
         for name, manifest in zip(names, complete, strict=True):
-            text = manifest if isinstance(manifest, str) else yaml.safe_dump(dict(manifest), sort_keys=False)
+            text = manifest if isinstance(manifest, str) else _yaml(manifest)
             _replace(self.manifests / name, text)
         for path in self.manifests.iterdir():
             if path.name not in names:
@@ -190,6 +190,17 @@ class Gateway:
         """End every process: Envoy first, so that it does not miss the others."""
         for process in (self.envoy.process, *self.services.values(), self.control_plane):
             process.stop()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes shared values out each time: manifests take no anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _yaml(manifest: Mapping[str, Any]) -> str:
+    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False)
 
 
 def _replace(path: Path, text: str) -> None:
