@@ -126,13 +126,14 @@ class Meters(Collector):
             if each.take is not None and each.rule is not None:
                 self._count(each.rule, each.take, each.route, next(answers))
 
-    def refused(self, violated: Iterable[tuple[Planned, Taken]], now_us: float) -> None:
+    def refused(self, violated: Iterable[tuple[Planned, Taken]], now_us: float, *, is_shadowed: bool = False) -> None:
         """Remembers who was refused, and why."""
+        self.global_shadows += is_shadowed
         for (rule, take, route), taken in violated:
             if rule is None or take is None:
                 continue
             self.refusals.append(Refusal(now_us, rule.name, route, take.key, taken.code, taken.wait_us, rule.is_shadow))
-            if not rule.is_shadow:
+            if not rule.is_shadow and not is_shadowed:
                 self.offenders.add(rule.name, take.key)
                 label = (rule.name, "" if rule.is_reference else route)
                 if label not in self.exceeded and len(self.exceeded) >= MOST_LABELS:
@@ -248,6 +249,9 @@ class Meters(Collector):
         requests = CounterMetricFamily("ratelimit_service_requests", "Calls answered.", labels=["grpc_method"])
         requests.add_metric(["ShouldRateLimit"], self.requests)
         yield from (errors, requests)
+        yield CounterMetricFamily(
+            "ratelimit_service_global_shadow_mode", "Refusals that were none.", value=self.global_shadows
+        )
         yield self.seconds.family("ratelimit_service_response_time_seconds", "Time to decide a call.")
         yield CounterMetricFamily(
             "ratelimit_service_config_load_success", "Configurations loaded.", value=self.config_loads

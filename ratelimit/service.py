@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from ratelimit.core.answer import ALLOWED, DENIED, Answer, Style, answer
 from ratelimit.core.budget import Blocked, Budget, Take, Taken
 from ratelimit.core.limits import Limits
-from ratelimit.core.plan import Descriptor, Override, RequestError, Rules, plan
+from ratelimit.core.plan import UNKNOWN_LIMIT, Descriptor, Override, RequestError, Rules, plan
 from ratelimit.core.reference import Config
 from ratelimit.core.rule import OnStoreError, Planned
 from ratelimit.messages import Request
@@ -71,6 +71,8 @@ class RateLimitService:
             self.meters.request_errors += 1
             raise
         takes = [each.take for each in planned if each.take is not None]
+        if UNKNOWN_LIMIT in planned:
+            self.meters.unknown_limits += 1
         taken: Sequence[Taken] = ()
         if takes:
             try:
@@ -82,7 +84,7 @@ class RateLimitService:
         now = self._clock()
         told = answer(planned, taken, self._style, now, domain=domain, descriptors=descriptors, hits_addend=hits)
         if told.violated:
-            self.meters.refused(told.violated, now)
+            self.meters.refused(told.violated, now, is_shadowed=told.is_shadowed)
         self.meters.seconds.add(time.perf_counter() - began)
         return told
 

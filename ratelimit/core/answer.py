@@ -37,10 +37,11 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The response as bytes, whether it refuses, and the limits that refused or would have."""
+    """The response as bytes, whether it refuses (or would, were not everything in shadow), and the limits that did."""
 
     response: bytes
     is_refusal: bool
+    is_shadowed: bool
     violated: tuple[tuple[Planned, Taken], ...]
 
 
@@ -104,7 +105,7 @@ def answer(
     if style.tells_metadata:
         _tell_metadata(response, planned, domain, descriptors, hits_addend, quotas, quotas_over)
     response.overall_code = OVER_LIMIT if is_refusal else OK
-    return Answer(response.SerializeToString(), is_refusal, tuple(violated))
+    return Answer(response.SerializeToString(), is_refusal, is_over and not is_refusal, tuple(violated))
 
 
 _NOT_MATCHED = rls_pb2.RateLimitResponse.DescriptorStatus(code=OK)

@@ -52,6 +52,8 @@ class Rules:
 
 
 NOTHING = Planned(None, None)
+UNKNOWN_LIMIT = Planned(None, None, "unknown limit")
+"""A descriptor that names a limit which the document has not got."""
 
 
 def plan(rules: Rules, domain: str, descriptors: Sequence[Descriptor], hits_addend: int) -> list[Planned]:
@@ -100,7 +102,7 @@ def _matched(config: Config, domain: str, descriptor: Descriptor) -> Matched | N
 def _own(limits: Limits, entries: Sequence[tuple[str, str]], hits: int) -> Planned:
     found = limits.find(entries)
     if found is None:
-        return NOTHING
+        return UNKNOWN_LIMIT
     rule = found.rule
     if rule is None:
         return Planned(None, None, found.route)

@@ -187,6 +187,7 @@ def _descriptor(name: str, parent: str, entry: Mapping[str, object]) -> tuple[_N
 
 
 def _rate_limit(name: str, composite: str, entry: Mapping[str, object]) -> Rule | None:
+    is_shadow, is_quota = _flag(name, entry, "shadow_mode"), _flag(name, entry, "quota_mode")
     written = entry.get("rate_limit")
     if written is None:
         return None
@@ -199,13 +200,12 @@ def _rate_limit(name: str, composite: str, entry: Mapping[str, object]) -> Rule 
         raise ConfigError(f"{name}: invalid rate limit unit '{_text(limit.get('unit'))}'")
     own_name = _text(limit.get("name"))
     replaces = _replaces(name, limit, own_name)
-    is_shadow = _flag(name, entry, "shadow_mode")
     return _rule(
         composite,
         _budget(_requests(name, limit), unit or Unit.SECOND, is_shadow=is_shadow),
         is_unlimited=is_unlimited,
         is_shadow=is_shadow,
-        is_quota=_flag(name, entry, "quota_mode"),
+        is_quota=is_quota,
         replaces=replaces,
         replaceable_name=own_name,
         metadata=_metadata(name, entry.get("metadata")),

@@ -112,7 +112,7 @@ def test_a_domain_in_two_files_is_refused_unless_they_are_to_be_merged() -> None
     one = yaml.safe_load("domain: d\ndescriptors: [{key: a, rate_limit: {unit: day, requests_per_unit: 1}}]")
     other = yaml.safe_load("domain: d\ndescriptors: [{key: b, rate_limit: {unit: day, requests_per_unit: 1}}]")
 
-    with pytest.raises(ConfigError, match="two.yaml: duplicate domain 'd' in config file"):
+    with pytest.raises(ConfigError, match=r"two\.yaml: duplicate domain 'd' in config file"):
         build([("one.yaml", one), ("two.yaml", other)])
     merged = build([("one.yaml", one), ("two.yaml", other)], merges_domains=True)
     assert merged.match("d", [("a", "")]) is not None

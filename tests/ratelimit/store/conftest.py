@@ -119,5 +119,4 @@ async def store(request: pytest.FixtureRequest, clock: Clock, make_redis: MakeRe
             server.command("FLUSHALL")
             return await make_redis(server.url, clock=clock)
         case _:
-            made = await make_redis(request.getfixturevalue("cluster_url"), clock=clock)
-            return made
+            return await make_redis(request.getfixturevalue("cluster_url"), clock=clock)
