@@ -40,8 +40,8 @@ def render(
 ) -> None:
     """Print the Envoy configuration that the manifests become, as YAML or JSON.
 
-    What is printed is what Envoy and the two services are given over xDS, in Envoy's words. Secrets are shown as
-    [redacted], so it can be shared. Each resource comes with the version it is served under.
+    What is printed is what Envoy and the two services are given over xDS, in Envoy's words. No secret is shown.
+    Each resource comes with the version it is served under.
 
         causeway render examples/quickstart --type routes
 

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from controlplane.manifests import shape
 from controlplane.manifests.models.base import nearest
 from controlplane.manifests.models.scalars import shown
-from controlplane.manifests.problem import Steps
+from controlplane.manifests.problem import Steps, dotted
 from controlplane.manifests.values import Value
 
 REDACTED = "[redacted]"
@@ -218,9 +218,13 @@ def _unknown_key(path: Steps) -> Finding:
     key = str(path[-1])
     known = shape.known_keys(path[:-1])
     guess = nearest(key, known)
-    if guess:
+    places = shape.homes(key)
+    below = [place for place in places if place.startswith(dotted(path[:-1]) + ".")]
+    if below:
+        hint = f"it belongs in {below[0]}"
+    elif guess:
         hint = f'did you mean "{guess}"?'
-    elif places := shape.homes(key):
+    elif places:
         hint = "it belongs at the top of a document" if "" in places else f"it belongs in {' or '.join(places[:3])}"
     elif len(known) <= 16:
         hint = "known here: " + ", ".join(known)

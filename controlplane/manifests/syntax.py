@@ -24,6 +24,7 @@ _SAFE_DEPTH = 1000
 _QUOTED = re.compile(r"""\"[^"\\]*\"|'[^']*'""")
 _RUN = re.compile(r"(?m)^[ ?:-]{1000}")
 _ALIAS = re.compile(r"(?m)(?:^|[\s\[{,:])\*[^\s\[\]{},*]")
+_SCANNING = re.compile(r"while scanning an? (alias|anchor|quoted scalar)")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
 # What the parser says, what it means here, and what helps. First match wins.
@@ -55,6 +56,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "close it, or put a value with special characters in quotes",
     ),
     (r"block sequence entries are not allowed", "a list item where none can be", "begin the list on a line of its own"),
+    (r"did not find expected node content", "something is opened here and not closed", "close the bracket"),
     (r"could not find expected ':'", 'a key without a ":"', 'write "key: value"'),
     (r"found unexpected end of stream", "a quote is opened and not closed", "close it"),
     (
@@ -237,9 +239,11 @@ def _decode(file: str, content: bytes) -> str | Syntax:
 def _explain(file: str, text: str, error: yaml.MarkedYAMLError) -> Problem:
     lines = text.split("\n")
     mark = error.problem_mark
-    if error.context_mark is not None and (mark is None or not "".join(lines[mark.line :])[mark.column :].strip()):
-        mark = error.context_mark  # noticed at the end of the file; what was opened and not closed is more telling
-    line, column = (min(mark.line, len(lines) - 1), mark.column) if mark is not None else (0, 0)
+    if error.context_mark is not None and (
+        mark is None or _SCANNING.match(error.context or "") or _at_end(lines, mark)
+    ):
+        mark = error.context_mark  # what was opened and not closed is more telling than where that was noticed
+    line, column = (mark.line, mark.column) if mark is not None and not _at_end(lines, mark) else _last(lines)
     origin = Origin(file=file, line=line + 1, column=column + 1)
     indent = re.match(r"[ \t]*", lines[line])
     if indent is not None and "\t" in indent[0]:
@@ -254,6 +258,16 @@ def _explain(file: str, text: str, error: yaml.MarkedYAMLError) -> Problem:
         if re.search(pattern, said):
             return Problem(origin=origin, message=message, hint=hint, code="syntax")
     return Problem(origin=origin, message=f"not YAML: {said}", code="syntax")
+
+
+def _at_end(lines: list[str], mark: yaml.Mark) -> bool:
+    return not "".join(lines[mark.line :])[mark.column :].strip()
+
+
+def _last(lines: list[str]) -> tuple[int, int]:
+    """The place of the last character that is written."""
+    line = max((i for i, text in enumerate(lines) if text.strip()), default=0)
+    return line, max(0, len(lines[line].rstrip()) - 1)
 
 
 def _refused(

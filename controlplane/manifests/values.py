@@ -69,6 +69,7 @@ class Reading:
             return None
         if node.tag:
             self._tag(node)
+            self.reported.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if isinstance(node, yaml.MappingNode):
@@ -84,7 +85,7 @@ class Reading:
 
     def _item(self, node: yaml.Node, depth: int) -> Value:
         value = self.value(node, depth + 1)
-        if value is None and isinstance(node, yaml.ScalarNode) and not node.tag:
+        if value is None and isinstance(node, yaml.ScalarNode) and id(node) not in self.reported:
             self.reported.add(id(node))
             self._problem(node, "an item of the list is empty", hint="write something or remove it", code="empty-value")
         return value
@@ -116,7 +117,7 @@ class Reading:
                 continue
             places[key] = key_node
             value = self.value(value_node, depth + 1)
-            if value is None and isinstance(value_node, yaml.ScalarNode) and not value_node.tag:
+            if value is None and isinstance(value_node, yaml.ScalarNode) and id(value_node) not in self.reported:
                 self._problem(
                     key_node,
                     f'nothing is written for "{key}"',
