@@ -6,12 +6,14 @@ First in the chain, so that responses pass it last and no filter behind it can a
 from __future__ import annotations
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRemoveOnMatch as MutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
 )
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from controlplane.ir.gateway import Gateway
@@ -23,9 +25,14 @@ _OVERWRITE = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 _APPEND = HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
 
 
+# A service behind a mesh's Envoy answers with its headers, which tell clients about the inside.
+_INSIDE = Mutation(remove_on_match=MutationRemoveOnMatch(key_matcher=StringMatcher(prefix="x-envoy-")))
+
+
 def _listener(gateway: Gateway) -> AnyMessage:
     wanted = gateway.response_headers
     mutations = [
+        _INSIDE,
         *(Mutation(remove=name) for name in wanted.remove),
         _set("x-response-time", "%DURATION%ms", _OVERWRITE),
         *(_set(name, literal(value), _OVERWRITE) for name, value in wanted.set),
