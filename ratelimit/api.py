@@ -231,4 +231,5 @@ def _shown(key: bytes) -> list[str]:
 
 
 def _instant(us: float) -> str:
-    return datetime.fromtimestamp(us / 1_000_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    """As clients are told it: in whole seconds, rounded up."""
+    return datetime.fromtimestamp(-(-us // 1_000_000), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,6 +10,7 @@ from controlplane.ir import gateway as ir
 from controlplane.ir import identity as identity_ir
 from controlplane.ir import names
 from controlplane.ir.limit import Limit
+from controlplane.manifests.models import identity as written
 from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.models.gateway import Gateway, Listener
 from controlplane.origin import Origin
@@ -72,10 +73,30 @@ def resolve(manifest: Manifest, deployment: Deployment, place: Callable[[Path], 
 
 def _identity(manifest: Manifest, read: ReadFile, findings: Findings) -> identity_ir.Identity:
     try:
-        return identity(manifest.identity, manifest.api_keys, read)
+        return identity(_with_tier(manifest, findings), manifest.api_keys, read)
     except (OSError, ValueError) as problem:
         findings.add(("identity",), str(problem), code="file")
         return identity_ir.Identity()
+
+
+def _with_tier(manifest: Manifest, findings: Findings) -> written.Identity:
+    """The identity, its tier being the claim that the limits' `tier_from` names: a caller has one tier."""
+    own = manifest.identity.claims
+    tier = own.tier if "tier" in own.model_fields_set else None
+    for name, one in sorted(manifest.limits.items()):
+        if one.tier_from is None:
+            continue
+        if tier is not None and one.tier_from != tier:
+            findings.add(
+                ("limits", name, "tier_from"),
+                f'a caller has one tier: "{one.tier_from}" here, "{tier}" elsewhere',
+                hint=f'write "{tier}", or change `identity.claims.tier`',
+            )
+            continue
+        tier = one.tier_from
+    if tier is None:
+        return manifest.identity
+    return manifest.identity.model_copy(update={"claims": own.model_copy(update={"tier": tier})})
 
 
 def _limits(manifest: Manifest, place: Callable[[Path], Origin], findings: Findings) -> list[Limit]:

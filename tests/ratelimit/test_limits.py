@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -100,7 +100,7 @@ class TestSeveralLimits:
 
 
 class TestTiers:
-    limits: dict[str, Any] = {
+    limits: ClassVar[dict[str, Any]] = {
         "plan": {
             "by": ["tenant"],
             "stage": "identity",
@@ -187,7 +187,7 @@ class TestCost:
 
 
 class TestBlocks:
-    limits: dict[str, Any] = {
+    limits: ClassVar[dict[str, Any]] = {
         "login": {"by": ["ip"], "stage": "ip", "quota": per_minute(5), "block": {"for_ms": 300_000}}
     }
 
@@ -220,7 +220,7 @@ class TestShadow:
 
 
 class TestWhatClientsSee:
-    limits: dict[str, Any] = {
+    limits: ClassVar[dict[str, Any]] = {
         "per-ip": {"by": ["ip"], "stage": "ip", "quota": per_minute(60, 2)},
         'odd "name"': {"by": ["ip"], "stage": "ip", "quota": per_minute(10)},
     }
