@@ -43,6 +43,7 @@ class BootstrapSettings:
     xds_key: Path | None = setting(None, help="PEM of its key.")
     xds_name: str = setting("", help="Name in the control plane's certificate, when it is not the host of --xds.")
     format: Literal["yaml", "json"] = setting("yaml", help="How to print it.")
+    output: Path | None = setting(None, help="The file to write, in place of printing.")
 
     def __post_init__(self) -> None:
         if not self.admin.is_loopback:
@@ -60,11 +61,11 @@ def register(app: typer.Typer) -> None:
 def _print(settings: BootstrapSettings) -> None:
     """Print the bootstrap file an Envoy starts from: causeway bootstrap > envoy.yaml && envoy -c envoy.yaml"""
     document = bootstrap(settings)
-    match settings.format:
-        case "json":
-            print(json.dumps(document, indent=2))
-        case "yaml":
-            print(_yaml(document), end="")
+    text = json.dumps(document, indent=2) + "\n" if settings.format == "json" else _yaml(document)
+    if settings.output is None:
+        print(text, end="")
+    else:
+        settings.output.write_text(text, encoding="utf-8")
 
 
 def bootstrap(settings: BootstrapSettings) -> Json:

@@ -49,6 +49,17 @@ def test_a_setting_that_cannot_work_is_refused(arguments: list[str], problem: st
     assert problem in refused(*arguments)
 
 
+def test_the_image_s_file_is_what_the_command_prints() -> None:
+    kept = (Path(__file__).parents[2] / "envoy" / "bootstrap.yaml").read_text()
+    printed = run("--xds", "control-plane:18000", "--node-id", "envoy")
+    assert [line for line in kept.splitlines() if not line.startswith("#")] == printed.splitlines()
+
+
+def test_it_can_be_written_to_a_file(tmp_path: Path) -> None:
+    assert run("--node-id", "x", "--output", str(tmp_path / "envoy.yaml")) == ""
+    assert (tmp_path / "envoy.yaml").read_text() == run("--node-id", "x")
+
+
 def test_both_formats_say_the_same() -> None:
     assert yaml.safe_load(run("--node-id", "n")) == json.loads(run("--node-id", "n", "--format", "json"))
 
