@@ -53,7 +53,9 @@ class Sources:
         A path that is not written has the place of the nearest thing above it that is.
         """
         file, node = self._find(path)
-        return file.origin(node) if file is not None and node is not None else Origin(file=".", line=1, column=1)
+        if file is None or node is None:
+            return Origin(file=file.name if file is not None else ".", line=1, column=1)
+        return file.origin(node)
 
     def problem(self, path: Steps, message: str, *, code: str, hint: str = "", subject: str = "") -> Problem:
         """A problem at `path` of the merged manifest."""

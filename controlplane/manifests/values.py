@@ -132,7 +132,8 @@ class Reading:
         if self.has_variables:
             text = self._text(node)
             if id(node) in self.expanded:
-                return text if node.style or not text else plain(text)
+                meant = text if node.style else plain(text)
+                return text if meant is None else meant  # a variable is never nothing
         else:
             text = node.value
         if node.style:

@@ -102,7 +102,7 @@ class Duration(Written, int):
     pattern = r"^\d+(\.\d+)?(ms|s|m|h|d)$"
     examples = ("250ms", "10s", "5m")
     what = "a duration"
-    _match = re.compile(r"(\d{1,15})(?:\.(\d{1,6}))?([A-Za-zµ]*)").fullmatch
+    _match = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?([A-Za-zµ]*)").fullmatch
 
     @classmethod
     def _validate(cls, value: object) -> Self:
@@ -238,7 +238,7 @@ class Size(Written, int):
     pattern = r"^\d+(\.\d+)?(B|KB|MB|GB|KiB|MiB|GiB)$"
     examples = ("10MB", "64KiB")
     what = "a size"
-    _match = re.compile(r"(\d{1,15})(?:\.(\d{1,6}))?\s?([A-Za-z]*)").fullmatch
+    _match = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?([A-Za-z]*)").fullmatch
 
     @classmethod
     def _validate(cls, value: object) -> Self:
@@ -291,7 +291,7 @@ class Percent(Written, float):
     pattern = r"^\d+(\.\d+)?%$"
     examples = ("50%", "0.5%")
     what = "a percentage"
-    _match = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s?%").fullmatch
+    _match = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?)%").fullmatch
 
     @classmethod
     def _validate(cls, value: object) -> Self:
@@ -338,7 +338,7 @@ class Rate(Written):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        found = re.fullmatch(r"(\d{1,12})\s?/\s?([A-Za-z0-9.]+)(?:\s+burst\s+(\d{1,12}))?", text)
+        found = re.fullmatch(r"([0-9]{1,12})/([A-Za-z0-9.]+)(?: burst ([0-9]{1,12}))?", text)
         if found is None:
             raise cls.wrong(text)
         count, window, burst = found.groups()

@@ -350,7 +350,7 @@ class Endpoint(Written):
                 raise refuse(f"{shown(text)} is not an absolute socket path", hint="unix:/run/x.sock", code="endpoint")
             return cls("", "", 0, path)
         scheme, rest = cls._scheme(text)
-        found = re.fullmatch(r"(\[[^\]]*\]|[^:/\[\]]*)(?::(\d*))?(/.*)?", rest)
+        found = re.fullmatch(r"(\[[^\]]*\]|[^:/\[\]]*)(?::([0-9]*))?(/.*)?", rest)
         if found is None:
             raise cls.wrong(text)
         host, port, path = found[1], found[2], found[3]
