@@ -10,9 +10,9 @@ from controlplane.ir import gateway as ir
 from controlplane.ir import identity as identity_ir
 from controlplane.ir import names
 from controlplane.ir.limit import Limit
-from controlplane.manifests.models import identity as written
 from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.models.gateway import Gateway, Listener
+from controlplane.manifests.models.identity import Identity as WrittenIdentity
 from controlplane.origin import Origin
 from controlplane.resolve import routes
 from controlplane.resolve.findings import Finding, Findings, Path
@@ -79,7 +79,7 @@ def _identity(manifest: Manifest, read: ReadFile, findings: Findings) -> identit
         return identity_ir.Identity()
 
 
-def _with_tier(manifest: Manifest, findings: Findings) -> written.Identity:
+def _with_tier(manifest: Manifest, findings: Findings) -> WrittenIdentity:
     """The identity, its tier being the claim that the limits' `tier_from` names: a caller has one tier."""
     own = manifest.identity.claims
     tier = own.tier if "tier" in own.model_fields_set else None
