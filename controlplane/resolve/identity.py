@@ -78,11 +78,21 @@ def authorization(
         result = _added(result, level, route, identity, problems)
     problems += _unknown(result, identity)
     if result.mode == "public":
-        dropped = ir.Authorization(
-            mode="public", ip_allow=result.ip_allow, ip_deny=result.ip_deny, failure_open=result.failure_open
-        )
-        result = replace(dropped, asks=bool(result.ip_allow or result.ip_deny or identity.proof))
+        result = _public(result, identity)
     return result, tuple(problems)
+
+
+def _public(result: ir.Authorization, identity: ir.Identity) -> ir.Authorization:
+    """What is left of conditions where nobody is asked who they are: the rules on addresses. Without any, the service is
+    asked for the proof alone, and a request goes through without one when it does not answer."""
+    has_rules = bool(result.ip_allow or result.ip_deny)
+    return ir.Authorization(
+        mode="public",
+        ip_allow=result.ip_allow,
+        ip_deny=result.ip_deny,
+        failure_open=result.failure_open or not has_rules,
+        asks=has_rules or identity.proof is not None,
+    )
 
 
 def _added(
