@@ -52,8 +52,9 @@ class Snapshot:
 
     def version_of(self, type_url: str) -> str:
         """Changes exactly when a resource of the type is added, changed or removed."""
-        if type_url in self.labels:
-            return self.labels[type_url]
+        return self.labels.get(type_url) or self._content_of(type_url)
+
+    def _content_of(self, type_url: str) -> str:
         if type_url not in self._versions:
             self._versions[type_url] = version_of(self.of_type(type_url))
         return self._versions[type_url]
@@ -61,7 +62,7 @@ class Snapshot:
     @cached_property
     def version(self) -> str:
         """Hash of the whole content: 16 hexadecimal digits."""
-        lines = (f"{type_url}={self.version_of(type_url)}" for type_url in sorted(self.by_type))
+        lines = (f"{type_url}={self._content_of(type_url)}" for type_url in sorted(self.by_type))
         return blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 
     def replacing(self, changes: Mapping[tuple[str, str], Resource | None]) -> Snapshot:

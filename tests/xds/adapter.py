@@ -1,8 +1,8 @@
 """The Adapter service of the public xDS test harness, in front of our control plane.
 
 The harness tells an adapter which resources to serve and plays a client against the server: `SetState`, `ClearState`,
-`UpdateResource`, `AddResource`, `RemoveResource` of the gRPC service `adapter.Adapter`. To point the original harness at
-our server: `python -m tests.xds.adapter 17000 18000`, then in the harness's folder
+`UpdateResource`, `AddResource`, `RemoveResource` of the gRPC service `adapter.Adapter`. To point the original harness
+at our server: `python -m tests.xds.adapter 17000 18000`, then in the harness's folder
 `go run . -A :17000 -T :18000 -N test-id -V "sotw aggregated"`. Its messages are described here by their field numbers.
 """
 
@@ -55,9 +55,8 @@ def _classes() -> dict[str, type[Message]]:
             added = message.field.add(name=field, number=number, type=kind, label=3 if is_repeated else 1)
             if kind == _MESSAGE:
                 added.type_name = ".google.protobuf.Any"
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(any_pb2.DESCRIPTOR.serialized_pb)
-    pool.Add(file)
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"adapter.{name}")) for name in _MESSAGES}
 
 
@@ -117,7 +116,7 @@ class Adapter:
 
     async def _serve(self) -> bytes:
         self._changes += 1
-        snapshot = Snapshot.of(self._resources.values(), labels=self._labels)
+        snapshot = Snapshot.of(self._resources.values(), labels=dict(self._labels))
         await self._plane.set_snapshot(snapshot, revision=str(self._changes), confirmed=True)
         return MESSAGES["SetStateResponse"](success=True).SerializeToString()
 

@@ -76,8 +76,8 @@ async def harness(variant: Variant, kind: str) -> AsyncIterator[Harness]:
     ):
         yield Harness(channel, client)
     plane.end_all()
-    await xds.drain(grace_s=0.2)
-    await adapter.drain(grace_s=0.2)
+    await xds.drain(grace_s=0)
+    await adapter.drain(grace_s=0)
 
 
 @row(SECTION, "1", "Wildcard: all resources in one response, no reply to the ACK", SOTW, FULL)

@@ -50,7 +50,7 @@ class WireClient:
             )
         await self._write(request)
 
-    async def hear(self, *, within_s: float = 5.0, ack: bool = True) -> Heard:
+    async def hear(self, *, within_s: float = 2.0, ack: bool = True) -> Heard:
         if self._unread is None:
             self._unread = asyncio.ensure_future(self._call.read())
         async with asyncio.timeout(within_s):
