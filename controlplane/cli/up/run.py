@@ -19,11 +19,12 @@ from controlplane.cli.up.envoy import EnvoyAdmin, EnvoyNotFoundError, find_envoy
 from controlplane.cli.up.places import AlreadyRunningError, lock, places
 from controlplane.cli.up.ports import PortTakenError, refuse_taken_ports
 from controlplane.cli.up.screen import LiveScreen, PlainScreen, Screen, reachable
-from controlplane.cli.up.status import ask
+from controlplane.cli.up.status import ask, is_ready
 from controlplane.cli.up.supervisor import Event, Supervisor
 from serving.address import TcpAddress
 
 LOOK_S = 0.5
+SERVICES_LOOKS = 20  # how often a gateway that answers waits for its two services before it says so
 CLUSTER = "gateway"
 
 
@@ -117,11 +118,17 @@ async def _run(plan: Plan, screen: Screen) -> None:
 async def _watch(plan: Plan, supervisor: Supervisor, screen: Screen, envoy: EnvoyAdmin) -> None:
     """Says when the gateway answers and where, and shows how it is from then on."""
     told: tuple[TcpAddress, ...] = ()
+    patience = SERVICES_LOOKS
+    services = [plan.places.socket(f"{name}-admin") for name in ("extauthz", "ratelimit") if name in supervisor.running]
     while True:
         summary, listeners = await asyncio.gather(ask(plan.places.socket("control-plane")), envoy.listeners())
-        if listeners and listeners != told and await envoy.is_live():
-            told = listeners
-            screen.ready(listeners, _tries(plan, listeners))
+        # What Envoy serves before the manifests were read is the last run's.
+        is_current = summary is not None and bool(summary.reloaded_at)
+        if listeners and listeners != told and is_current and await envoy.is_live():
+            patience -= 1
+            if patience < 0 or all(await asyncio.gather(*map(is_ready, services))):
+                told = listeners
+                screen.ready(listeners, _tries(plan, listeners))
         screen.show(supervisor.running, summary)
         await asyncio.sleep(LOOK_S)
 

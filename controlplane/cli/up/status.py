@@ -33,13 +33,24 @@ class Summary:
 
 async def ask(address: UnixAddress) -> Summary | None:
     """The control plane's status, or None while it does not answer."""
+    document = await _get(address, "/status")
+    return None if document is None else summary(document)
+
+
+async def is_ready(address: UnixAddress) -> bool:
+    """Whether the process whose admin server this is says that it can work."""
+    return await _get(address, "/health/ready") is not None
+
+
+async def _get(address: UnixAddress, path: str) -> object | None:
     connector = aiohttp.UnixConnector(str(address.path))
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=1)) as session,
-            session.get("http://control-plane/status") as response,
+            session.get(f"http://admin{path}") as response,
         ):
-            return summary(await response.json()) if response.status == 200 else None
+            found: object = await response.json()
+            return found if response.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return None
 
