@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 
@@ -10,7 +12,11 @@ def register(app: typer.Typer) -> None:
     app.command("schema")(schema)
 
 
-def schema() -> None:
+def schema(
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Print the reference as Markdown in its place.")
+    ] = False,
+) -> None:
     """Print the JSON Schema of a manifest.
 
     An editor with the YAML language server completes and checks manifests by it. Write it to a file, and name the file
@@ -20,6 +26,11 @@ def schema() -> None:
 
         # yaml-language-server: $schema=manifest.schema.json
     """
+    if reference:
+        from controlplane.manifests.reference import markdown
+
+        print(markdown(), end="")
+        return
     import json
 
     from controlplane.manifests.schema import json_schema

@@ -6,7 +6,10 @@ stand, a text with `${...}` in it may stand too. It has no null: a key without a
 
 from __future__ import annotations
 
+from pydantic.json_schema import GenerateJsonSchema
+
 from controlplane.manifests.models.document import Document
+from controlplane.manifests.models.scalars import Written
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MODELINE = "# yaml-language-server: $schema="
@@ -22,10 +25,13 @@ _VARIABLE_SCHEMA = {
 
 def json_schema() -> dict[str, object]:
     """The schema of one document."""
-    generated = Document.model_json_schema()
+    generated = Document.model_json_schema(schema_generator=_AsWritten)
     schema = _object(_rewritten(generated))
     definitions = _object(schema.pop("$defs", {}))
     definitions["Variable"] = dict(_VARIABLE_SCHEMA)
+    for definition in definitions.values():
+        for field in _object(_object(definition).get("properties")).values():
+            _describe(_object(field), definitions)
     return {
         "$schema": DIALECT,
         "$id": "https://causeway.example/manifest.schema.json",
@@ -33,6 +39,29 @@ def json_schema() -> dict[str, object]:
         "title": "Causeway manifest",
         "$defs": dict(sorted(definitions.items())),
     }
+
+
+class _AsWritten(GenerateJsonSchema):
+    """Defaults as a user would write them."""
+
+    def encode_default(self, dft: object) -> object:
+        return str(dft) if isinstance(dft, Written) else super().encode_default(dft)
+
+
+def _describe(field: dict[str, object], definitions: dict[str, object]) -> None:
+    """pydantic leaves out a field's description that is its type's own; editors would show nothing."""
+    reference = field.get("$ref")
+    if isinstance(reference, str) and "description" not in field:
+        text = _object(definitions.get(reference.removeprefix("#/$defs/"))).get("description")
+        if isinstance(text, str):
+            field["description"] = text
+
+
+def _bare(value: object) -> object:
+    """A default without what is not written."""
+    if isinstance(value, dict):
+        return {key: _bare(item) for key, item in value.items() if item is not None}
+    return [_bare(item) for item in value] if isinstance(value, list) else value
 
 
 def _object(value: object) -> dict[str, object]:
@@ -62,7 +91,9 @@ def _rewritten_keyword(key: str, item: object) -> object:
     """Keywords that hold schemas by name must not be taken for a schema themselves."""
     if key in ("properties", "$defs", "patternProperties"):
         return {name: _rewritten(child) for name, child in _object(item).items()}
-    if key in ("default", "examples", "enum", "const", "required"):
+    if key == "default":
+        return _bare(item)
+    if key in ("examples", "enum", "const", "required"):
         return item
     if key == "propertyNames":
         return {name: child for name, child in _object(item).items() if name != "examples"}
