@@ -137,7 +137,9 @@ def _tries(plan: Plan, listeners: Sequence[TcpAddress]) -> list[Try]:
     """The folder's commands with this run's addresses in them."""
     folder = os.path.relpath(plan.folder)
     beside = Path(sys.executable).with_name("causeway")
-    command = "causeway" if shutil.which("causeway") else str(beside) if beside.exists() else " ".join(causeway())
+    command = (
+        "causeway" if shutil.which("causeway") else os.path.relpath(beside) if beside.exists() else " ".join(causeway())
+    )
     places = {"{gateway}": f"http://{reachable(listeners[0])}", "{folder}": folder, "{causeway}": command}
     found = []
     for one in plan.demo.tries:

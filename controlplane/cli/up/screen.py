@@ -128,7 +128,8 @@ class LiveScreen:
         for event in self._events:
             parts.append(Text(event.text, style="red" if event.is_bad else "dim"))
             parts.extend(Text(f"  {spoken(text)}", style="red") for text in event.lines[-3:])
-        parts.append(Text("Ctrl-C stops everything", style="dim"))
+        if any(one.pid for one in running.values()):
+            parts.append(Text("Ctrl-C stops everything", style="dim"))
         return Group(*parts)
 
 
