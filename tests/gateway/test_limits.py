@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,7 +15,7 @@ from tests.ratelimit.structured import parse_list
 from tests.support import client
 from tests.support.behaviour import Answer
 from tests.support.client import Address
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, causeway
 from tests.support.origin import Origin
 from tests.support.tokens import AUDIENCE, ISSUER, SECRET, token
 from tests.support.waiting import until
@@ -304,3 +306,28 @@ async def service(gateway: Gateway, method: str, target: str, wish: Any = None) 
 async def ask_service(gateway: Gateway, method: str, target: str, wish: Any = None) -> dict[str, Any]:
     told: dict[str, Any] = (await service(gateway, method, target, wish)).json()
     return told
+
+
+async def test_the_command_line_shows_and_clears(gateway: Gateway, origin: Origin) -> None:
+    route = {"path": "/cli", "limits": ["cli"], "auth": "public"}
+    await gateway.apply(manifest(origin, {"cli": {"rate": "1/hour", "by": "ip", "block": "5m"}}, route))
+    who = from_("198.51.100.121")
+    key = ("--key", "ip=198.51.100.121")
+    await statuses(gateway, "/cli", who, who)
+
+    assert await limits(gateway, "--limit", "cli", *key) == (0, "cli: 0 of 1 left (blocked, again in 300 s)")
+    code, told = await limits(gateway, "blocked")
+    assert code == 0
+    assert "cli: 198.51.100.121 until " in told
+    assert "limit cli: by ip: 1 per 3600 s" in (await limits(gateway))[1]
+    assert await limits(gateway, "unblock", "cli", *key) == (0, "cleared: cli")
+    assert (await limits(gateway, "unblock", "cli", *key))[0] == 1
+    assert await statuses(gateway, "/cli", who) == [200]
+
+
+async def limits(gateway: Gateway, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of `causeway limits`."""
+    env = {**os.environ, "CAUSEWAY_RATELIMIT_ADMIN": f"unix:{gateway.folder}/ratelimit-admin.sock"}
+    argv = causeway("limits", *arguments)
+    ran = await asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=30)
+    return ran.returncode, ran.stdout.strip() or ran.stderr.strip()
