@@ -33,7 +33,7 @@ def test_envoy_is_asked_in_earnest(tmp_path: Path) -> None:
     result = built(tmp_path, {}, Deployment())
     assert isinstance(result, Built)
     assert envoy_says(result.snapshot) is None
-    # Field 6 is lb_policy; CLUSTER_PROVIDED (6) is for clusters with a load balancer of their own, which this one has not.
+    # Field 6, lb_policy, is CLUSTER_PROVIDED: for clusters with a load balancer of their own, which this one has not.
     broken = whole(CLUSTER, "broken", b"\x0a\x06broken" + b"\x30\x06")
     verdict = envoy_says(Snapshot.of([*result.snapshot, broken]))
     assert verdict is not None
