@@ -84,7 +84,7 @@ async def request(
         if (body or method in {"POST", "PUT", "PATCH"}) and not names & {"content-length", "transfer-encoding"}:
             added.append(("content-length", str(len(body))))
         message = encode(f"{method} {target} HTTP/1.1", (*added, *given), body)
-        return await raw(address, message, method=method, tls=tls, server_name=host)
+        return await raw(address, message, method=method, tls=tls, server_name=host, timeout_s=timeout_s)
 
 
 async def raw(

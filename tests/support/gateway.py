@@ -25,7 +25,7 @@ from tests.support import client
 from tests.support.client import Address, Response
 from tests.support.envoy import Envoy
 from tests.support.process import Process
-from tests.support.waiting import free_port, until
+from tests.support.waiting import NeverHappenedError, free_port, until
 from tests.support.wire import ClosedError
 
 Manifest = Mapping[str, Any] | str
@@ -143,11 +143,16 @@ class Gateway:
     async def connected(self) -> None:
         """Wait until Envoy and both services are connected to the control plane."""
         wanted = 1 + len(self.services)
+        names: list[str] = []
 
         async def all_there() -> bool:
-            return len((await self.tell("GET", "/clients"))["clients"]) >= wanted
+            names[:] = [one["id"] for one in (await self.tell("GET", "/clients"))["clients"]]
+            return len(names) >= wanted
 
-        await until("Envoy and the services connected to the control plane", all_there)
+        try:
+            await until("Envoy and the services connected", all_there, within_s=40.0)
+        except NeverHappenedError as failure:
+            raise NeverHappenedError(f"{failure}; connected are {names}") from None
 
     async def live(self, *, within_s: float = 20.0) -> None:
         """Wait until every connected Envoy and service has accepted what is served."""
