@@ -8,6 +8,7 @@ comes back as text, for the caller to put a place to.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,6 +25,7 @@ ReadFile = Callable[[str], str]
 
 Problem = NewType("Problem", str)
 _T = TypeVar("_T")
+_MOST_KEYS = 2
 _KINDS: dict[written.Method, ir.CredentialKind] = {
     "jwt": "jwt",
     "api-key": "api_key",
@@ -83,8 +85,8 @@ def authorization(
 
 
 def _public(result: ir.Authorization, identity: ir.Identity) -> ir.Authorization:
-    """What is left of conditions where nobody is asked who they are: the rules on addresses. Without any, the service is
-    asked for the proof alone, and a request goes through without one when it does not answer."""
+    """What is left of conditions where nobody is asked who they are: the rules on addresses. Without any, the service
+    is asked for the proof alone, and a request goes through without one when it does not answer."""
     has_rules = bool(result.ip_allow or result.ip_deny)
     return ir.Authorization(
         mode="public",
@@ -292,6 +294,10 @@ def _client(client: str, one: written.ApiKey | written.BasicUser | written.Certi
 def _api_keys(settings: written.ApiKeySettings | None, keys: Mapping[str, written.ApiKey]) -> ir.ApiKeys | None:
     if settings is None:
         return None
+    standing = Counter(key.client for key in keys.values() if not key.disabled)
+    for client, count in standing.items():
+        if count > _MOST_KEYS:
+            raise ValueError(f'client "{client}" has {count} API keys; two are enough to replace one: disable the old')
     peppers = (settings.pepper.reveal(), *((settings.previous_pepper.reveal(),) if settings.previous_pepper else ()))
     return ir.ApiKeys(
         header=settings.header,

@@ -21,7 +21,7 @@ MAX_CREDENTIALS: Final = 1024
 LOG2_N: Final = 14
 BLOCK: Final = 8
 PARALLEL: Final = 1
-_SALT_BYTES: Final = 16
+SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _MAX_LOG2_N: Final = 17
 _MEMORY: Final = 256 << 20
@@ -76,4 +76,4 @@ def _text(octets: bytes) -> str:
     return urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 
-_NOBODY: Final = f"scrypt${LOG2_N:02}${BLOCK}${PARALLEL}${_text(bytes(_SALT_BYTES))}${_text(bytes(_KEY_BYTES))}"
+_NOBODY: Final = f"scrypt${LOG2_N:02}${BLOCK}${PARALLEL}${_text(bytes(SALT_BYTES))}${_text(bytes(_KEY_BYTES))}"
