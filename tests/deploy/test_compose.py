@@ -7,9 +7,7 @@ ones cannot be pulled.
 import json
 import os
 import shutil
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.support.waiting import free_port, until_sync
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "compose.yaml"
@@ -108,17 +108,17 @@ class Deployed:
         return done.stdout
 
     def until(self, path: str, status: int) -> str:
-        ends = time.monotonic() + PATIENCE_S
-        seen: object = None
-        while time.monotonic() < ends:
+        seen: list[object] = []
+
+        def is_answered() -> bool:
             try:
-                seen = self.get(path)
-                if seen[0] == status:
-                    return seen[1]
+                seen[:] = self.get(path)
             except OSError as failure:
-                seen = failure
-            time.sleep(0.2)
-        raise AssertionError(f"{path}: expected {status}, last {seen}\n{self.run('logs', '--tail=20')}")
+                seen[:] = [failure]
+            return seen[0] == status
+
+        until_sync(f"{path} answers {status}", is_answered, within_s=PATIENCE_S)
+        return str(seen[1])
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +129,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     shutil.copytree(ROOT / "examples" / "quickstart", manifests)
     for entry in (manifests.parent, manifests):
         entry.chmod(0o755)  # the containers' user reads it
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     words = (*(compose() or ()), "-f", str(FILE), "-p", f"causeway-test-{port}")
     environ = {**os.environ, "PORT": str(port), "MANIFESTS": str(manifests)}
     found = Deployed(port=port, manifests=manifests, words=words, environ=environ)
