@@ -14,6 +14,7 @@ from yaml._yaml import CParser
 
 from controlplane.manifests.interpolation import HIDDEN, hide
 from controlplane.manifests.problem import Problem
+from controlplane.memo import by_identity
 from controlplane.origin import Origin
 
 LARGEST_FILE = 4 * 1024 * 1024
@@ -201,6 +202,7 @@ def _aliases(file: str, text: str) -> tuple[Problem, ...]:
     )
 
 
+@by_identity(65_536)
 def origin_of(file: str, node: yaml.Node | yaml.Event) -> Origin:
     """Where a node begins."""
     mark = node.start_mark

@@ -4,6 +4,10 @@ What counts is content. The operating system's events only say when to look: a s
 symlink that is swung to another folder (which is how Kubernetes updates a ConfigMap), a folder that is replaced as a
 whole, all look the same from here. Where events are missing (network file systems, some containers) the folder is
 looked at every `poll_s` anyway.
+
+A file that was put in place whole, by renaming or by swinging a symlink, is believed at once. One that was written in
+place may be half of what it is going to be, and half of a list of routes can be a valid list: it is given time to
+settle.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ MOST_CHECKS = 20
 YOUNG_S = 2.0  # a file changed so recently may change again within its time stamp's resolution
 
 _MISSING = b"missing"
+_SIZE, _MODIFIED, _CHANGED = range(3)  # in a file's status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,7 @@ async def _settled(
     """What is there once nothing moves any more: a save may be several writes, a copy several files."""
     now = await asyncio.to_thread(look.at, folder, included())
     for _ in range(MOST_CHECKS):
-        if now == seen:
+        if now == seen or look.is_whole(path for path in now if now[path] != seen.get(path)):
             return now
         await asyncio.sleep(QUIET_S)
         again = await asyncio.to_thread(look.at, folder, included())
@@ -80,6 +85,17 @@ class _Look:
     """Looks at files; reads again only those whose status is another."""
 
     _known: dict[str, tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
+    _targets: dict[str, str] = field(default_factory=dict)
+    _swung: set[str] = field(default_factory=set)
+
+    def is_whole(self, paths: Iterable[str]) -> bool:
+        """Whether each of these was put in place as it is now: renamed after its last write, or behind another link."""
+        return all(path in self._swung or self._was_renamed(path) for path in paths)
+
+    def _was_renamed(self, path: str) -> bool:
+        """Renaming changes a file's status and not its content (rename(2)), so the one time is after the other."""
+        known = self._known.get(path)
+        return known is not None and known[0][_CHANGED] > known[0][_MODIFIED] and known[0][_SIZE] > 0
 
     def at(self, folder: Path, included: Iterable[Path]) -> dict[str, bytes]:
         """The digest of every file, by path."""
@@ -89,12 +105,15 @@ class _Look:
             files = []
         digests = {str(path): self._digest(path) for path in (*files, *included)}
         self._known = {path: known for path, known in self._known.items() if path in digests}
+        targets = {path: os.path.realpath(path) for path in digests if path in self._known}
+        self._swung = {path for path, target in targets.items() if self._targets.get(path, target) != target}
+        self._targets = targets
         return digests
 
     def _digest(self, path: Path) -> bytes:
         try:
             found = path.stat()
-            status = (found.st_ino, found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            status = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
             known = self._known.get(str(path))
             if known is not None and known[0] == status and time.time() - found.st_mtime > YOUNG_S:
                 return known[1]
@@ -153,7 +172,7 @@ class _Wakes:
     async def _follow(self, folders: list[Path]) -> None:
         # The folder may go away, or the system may have no watches left; then polling is what remains.
         with suppress(OSError, RuntimeError):
-            async for _ in awatch(*folders, watch_filter=None, debounce=100, step=20, recursive=True):
+            async for _ in awatch(*folders, watch_filter=None, debounce=20, step=1, recursive=True):
                 self._moved.set()
 
 

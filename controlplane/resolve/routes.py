@@ -93,13 +93,14 @@ def virtual_hosts(
     identity, limits = same(identity), same(limits)
     for number, (route, origin) in enumerate(zip(manifest.routes, origins, strict=True)):
         services = _services(("routes", number), route, manifest, findings)
-        found, problems = _meaning(route, same(origin), manifest.gateway, identity, limits, *services)
+        found, problems = _meaning(route, origin, manifest.gateway, identity, limits, *services)
         for problem in problems:
             findings.add(
                 ("routes", number, "auth") if route.auth is not None else ("routes", number), problem, code="auth"
             )
         candidates += found
-        numbers |= dict.fromkeys(found, number)
+        for candidate in found:
+            numbers[candidate] = number
     _refuse_twins(candidates, numbers, findings)
     hosts = sorted({c.host for c in candidates} | {ANY_HOST}, key=_host_order)
     by_host: dict[str, list[Candidate]] = {host: [] for host in hosts}
@@ -197,7 +198,7 @@ def _meaning(
             pattern=route.path,
             match=match,
             action=action,
-            authorization=asked,
+            authorization=same(asked),
             origin=origin,
             service=route.service or (route.services[0].service if route.services else None),
             parameters=tuple(pattern.parameters.items()),
@@ -246,6 +247,10 @@ def _value(name: str, condition: written.ValueMatch) -> ir.ValueMatch:
 
 def _services(path: Path, route: written.Route, manifest: Manifest, findings: Findings) -> list[Service]:
     """The services that answer the route and exist; what it names and does not exist is reported."""
+    if (
+        route.service is not None and route.service in manifest.services and not (route.mirror or route.limits)
+    ):  # nearly every route
+        return [manifest.services[route.service]]
     named: list[tuple[Path, str]] = []
     if route.service is not None:
         named.append(((*path, "service"), route.service))

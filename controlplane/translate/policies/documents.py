@@ -14,7 +14,8 @@ _NAME, _TYPED_CONFIG = 1, 2
 
 def policy_documents(gateway: Gateway) -> tuple[Resource, ...]:
     """What extauthz and ratelimit obey."""
-    authorizations = (route.authorization for route in gateway.routes)
+    # Equal ones are one object mostly: looking at the few that are left is cheap.
+    authorizations = {id(route.authorization): route.authorization for route in gateway.routes}.values()
     identity = extauthz.packed(extauthz.extauthz_policy(gateway.name, gateway.identity, authorizations))
     limits = ratelimit.packed(ratelimit.document(gateway.limits, domain=gateway.name))
     return _document(EXTAUTHZ, identity), _document(RATELIMIT, limits)
