@@ -7,7 +7,7 @@ authentication rule dropped beside a route that is kept would be an open door.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 from controlplane.ir.cluster import Endpoint
@@ -42,7 +42,7 @@ def build(
     """Reads, resolves and translates the folder. `memory` makes the next call cost what changed."""
     loaded = load(folder, environ, memory)
     if isinstance(loaded, Refused):
-        return loaded
+        return _with_references(loaded, deployment)
     sources = loaded.sources
     files: list[FilePath] = list(sources.included)
     resolved = resolve(loaded.manifest, deployment, sources.position, _reader(sources.folder, files))
@@ -56,6 +56,17 @@ def build(
         sources=sources,
         files=tuple(dict.fromkeys(files)),
     )
+
+
+def _with_references(refused: Refused, deployment: Deployment) -> Refused:
+    """The same problems and those of references, so that one run tells all."""
+    if refused.rest is None:
+        return refused
+    sources = refused.sources
+    files: list[FilePath] = list(refused.files)
+    found = resolve(refused.rest, deployment, sources.position, _reader(sources.folder, files)).findings
+    problems = in_order((*refused.problems, *(_problem(finding, sources) for finding in found)))
+    return replace(refused, problems=problems, files=tuple(dict.fromkeys(files)))
 
 
 def endpoint(address: Address) -> Endpoint:

@@ -37,18 +37,11 @@ class Format(Enum):
 
 def built(folder: Path, how: Format = Format.TEXT) -> Built:
     """The folder, built as `causeway serve` would. Prints every problem and ends the process when there is one."""
-    from controlplane.manifests.load import Memory, Refused, load
-
-    memory = Memory()
-    loaded = load(folder, os.environ, memory)
-    if isinstance(loaded, Refused):  # told before everything that turns manifests into Envoy's words is even imported
-        report(loaded, how, folder)
-        raise typer.Exit(PROBLEMS)
-
+    from controlplane.manifests.load import Refused
     from controlplane.reconcile import build
     from controlplane.resolve.resolve import Deployment
 
-    result = build(folder, os.environ, Deployment(), memory)
+    result = build(folder, os.environ, Deployment())
     if isinstance(result, Refused):
         report(result, how, folder)
         raise typer.Exit(PROBLEMS)

@@ -6,7 +6,7 @@ A pure function of the content and of the variables it uses.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from controlplane.manifests.models.base import nearest
 from controlplane.manifests.models.document import Document
 from controlplane.manifests.problem import Problem, Steps
 from controlplane.manifests.refusal import Finding, explain, path_of
+from controlplane.manifests.salvage import salvage
 from controlplane.manifests.syntax import Syntax, length_of, origin_of, read_syntax
 from controlplane.manifests.values import Expanded, Reading, Value, plain
 from controlplane.origin import Origin
@@ -42,14 +43,24 @@ class Place:
         return self.node if self.key is None or isinstance(self.node, yaml.ScalarNode) else self.key
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A document that was read: its root, and the numbers in it of the routes that could be."""
+
+    document: Document
+    root: yaml.Node
+    routes: Sequence[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ManifestFile:
-    """What came of reading one file. `documents` are those without problems, with their roots."""
+    """What came of reading one file: its documents, less what was refused. `is_known`: nothing else may be in it."""
 
     name: str
     content: bytes
     syntax: Syntax
-    documents: tuple[tuple[Document, yaml.Node], ...]
+    documents: tuple[Read, ...]
+    is_known: bool
     problems: tuple[Problem, ...]
     expanded: Mapping[int, Expanded]
     used: Mapping[str, str | None]
@@ -84,7 +95,7 @@ class ManifestFile:
                 first = start.column if at == start.line else len(line) - len(line.lstrip())
                 last = end.column if at == end.line else len(line)
                 lines[at] = line[:first] + "*" * max(0, last - first) + line[last:]
-        if not self.syntax.roots:
+        if self.syntax.problems:  # of what could not be read, nobody knows what is secret
             lines = [_TELLING_LINE.sub(lambda m: m[1] + "*" * len(m[2]), line) for line in lines]
         return [line.rstrip("\r") for line in lines]
 
@@ -99,27 +110,22 @@ def read_file(name: str, content: bytes, environment: Environment) -> ManifestFi
     interpolation = Interpolation(environment)
     reading = Reading(name, interpolation, "${" in syntax.text)
     problems = list(syntax.problems)
-    documents: list[tuple[Document, yaml.Node]] = []
-    for root in syntax.roots:
-        before = len(reading.problems)
-        value = reading.value(root)
-        document = _validate(root, value, reading)
-        if len(reading.problems) == before and document is not None:
-            documents.append((document, root))
+    documents = [_validate(root, reading.value(root), reading) for root in syntax.roots]
     problems += reading.problems
     return ManifestFile(
         name=name,
         content=content,
         syntax=syntax,
-        documents=tuple(documents),
+        documents=tuple(document for document in documents if document is not None),
+        is_known=not syntax.problems and None not in documents,
         problems=tuple(problems),
         expanded=reading.expanded,
         used=interpolation.used,
     )
 
 
-def _validate(root: yaml.Node, value: Value, reading: Reading) -> Document | None:
-    """The document, or None with its problems added to the reading's."""
+def _validate(root: yaml.Node, value: Value, reading: Reading) -> Read | None:
+    """What of the document can be read, its problems added to the reading's."""
     if not isinstance(value, dict):
         if value is not None or not reading.problems:
             reading.problems.append(
@@ -133,12 +139,15 @@ def _validate(root: yaml.Node, value: Value, reading: Reading) -> Document | Non
         return None
     for _ in range(3):
         try:
-            return Document.model_validate(value)
+            document = Document.model_validate(value)
+            return Read(document, root, range(len(document.routes)))
         except ValidationError as error:
             errors = error.errors(include_url=False)
             if not sum(_retype(path_of(e, value), root, value, reading) for e in errors):
-                _report(explain(errors, value), root, value, reading)
-                return None
+                findings = explain(errors, value)
+                _report(findings, root, value, reading)
+                rest = salvage(value, (finding.path for finding in findings))
+                return Read(rest.document, root, rest.routes) if rest else None
     return None
 
 

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import yaml
 
-from controlplane.manifests.file import ManifestFile, Place, key_text, read_file
+from controlplane.manifests.file import ManifestFile, Place, Read, key_text, read_file
 from controlplane.manifests.interpolation import Environment
-from controlplane.manifests.models.document import Document, Manifest
+from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.models.gateway import Gateway
 from controlplane.manifests.models.identity import ApiKey, Identity
 from controlplane.manifests.models.limits import Limit
@@ -132,6 +132,8 @@ class Refused:
     sources: Sources
     files: tuple[Path, ...] = ()
     """What was read besides the manifests: putting one of these right may be what is needed."""
+    rest: Manifest | None = None
+    """What is left without what was refused, every name known: to find more problems in, never to be served."""
 
 
 class Memory:
@@ -168,12 +170,14 @@ def load(folder: Path, environ: Environ, memory: Memory | None = None) -> Loaded
         for name, content in contents:
             files[name] = memory.read(name, content, environment)
     memory.keep(files)
+    is_known = not problems and all(file.is_known for file in files.values())
     for file in files.values():
         problems += file.problems
     manifest, entries = _merge(files.values(), problems)
     sources = Sources(folder=root, files=files, entries=entries)
     if problems:
-        return Refused(problems=in_order(problems), sources=sources, files=sources.included)
+        rest = manifest if is_known else None
+        return Refused(problems=in_order(problems), sources=sources, files=sources.included, rest=rest)
     return Loaded(manifest=manifest, sources=sources)
 
 
@@ -274,8 +278,9 @@ class _Merge:
     routes: list[Route] = field(default_factory=list)
     names: dict[str, Steps] = field(default_factory=dict)
 
-    def add(self, file: ManifestFile, document: Document, root: yaml.Node) -> None:
+    def add(self, file: ManifestFile, read: Read) -> None:
         """One document more."""
+        document, root = read.document, read.root
         for section, value in (("gateway", document.gateway), ("identity", document.identity)):
             if value is not None and self._place((section,), file, file.place(root, (section,)), f"`{section}`"):
                 if isinstance(value, Gateway):
@@ -285,13 +290,14 @@ class _Merge:
         self._named("api_keys", "API key", document.api_keys, self.api_keys, file, root)
         self._named("limits", "limit", document.limits, self.limits, file, root)
         self._named("services", "service", document.services, self.services, file, root)
-        self._routes(document, file, root)
+        self._routes(read, file)
 
-    def _routes(self, document: Document, file: ManifestFile, root: yaml.Node) -> None:
-        if not document.routes:
+    def _routes(self, read: Read, file: ManifestFile) -> None:
+        if not read.document.routes:
             return
-        items = file.place(root, ("routes",)).node.value
-        for route, node in zip(document.routes, items, strict=True):
+        items = file.place(read.root, ("routes",)).node.value
+        for route, number in zip(read.document.routes, read.routes, strict=True):
+            node = items[number]
             path: Steps = ("routes", len(self.routes))
             self.routes.append(route)
             self.entries[path] = (file, Place(node))
@@ -344,8 +350,8 @@ def _merge(
 ) -> tuple[Manifest, dict[Steps, tuple[ManifestFile, Place]]]:
     merge = _Merge(problems)
     for file in files:
-        for document, root in file.documents:
-            merge.add(file, document, root)
+        for read in file.documents:
+            merge.add(file, read)
     manifest = Manifest(
         gateway=merge.gateway or _NO_GATEWAY,
         identity=merge.identity or _NO_IDENTITY,

@@ -46,6 +46,36 @@ def test_the_corpus_is_large_and_each_mistake_is_named_once() -> None:
     assert all(mistake.text.count(MARK) == 1 for mistake in MISTAKES)
 
 
+MANY = """\
+services:
+  a: {endpoints: ["a:1"], timout: 5s}
+  b: {endpoints: ["b:1"]}
+limits:
+  few: {rate: 5/fortnight, by: ip}
+routes:
+  - {path: x, service: a, auth: public}
+  - {path: /a, service: a, auth: public, limits: [few]}
+  - {path: /b, service: c, auth: public}
+  - {path: /c, service: b, auth: public, limits: [many]}
+"""
+
+
+def test_references_are_checked_beside_what_was_refused_and_no_refused_name_is_blamed(tmp_path: Path) -> None:
+    assert [(str(p.origin), p.code) for p in problems(tmp_path, MANY)] == [
+        ("a.yaml:2:27", "unknown-key"),
+        ("a.yaml:5:15", "rate"),
+        ("a.yaml:7:12", "path"),
+        ("a.yaml:9:25", "reference"),
+        ("a.yaml:10:49", "reference"),
+    ]
+
+
+@pytest.mark.parametrize("broken", ["services: [", "identity: {issuer: x}", "servces: {c: {endpoints: ['c:1']}}"])
+def test_references_are_left_alone_where_names_are_unknown(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "b.yaml").write_text(broken)
+    assert {p.origin.file for p in problems(tmp_path, "routes: [{path: /b, service: c}]\n")} == {"b.yaml"}
+
+
 def test_all_mistakes_are_told_at_once_from_every_file(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
         "services:\n  a: {endpoints: [a], timout: 5}\nroutes:\n  - {path: x, service: a}\n"
