@@ -22,10 +22,11 @@ from controlplane.snapshot.history import History
 from controlplane.snapshot.resource import Audience
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds import metrics, report
-from controlplane.xds.channel import ABSENT
+from controlplane.xds.channel import ABSENT, Channel
 from controlplane.xds.codec import Encoder
 from controlplane.xds.fuse import mass_deletion
 from controlplane.xds.methods import METHODS, Method
+from controlplane.xds.needs import Needs
 from controlplane.xds.protocol import Node
 from controlplane.xds.quarantine import Held, Quarantine
 from controlplane.xds.session import Session
@@ -86,7 +87,7 @@ class ControlPlane:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        quarantine: Quarantine | None = None,
+        make_needs: Callable[[Mapping[str, Channel]], Needs] = Needs,
     ) -> None:
         self.policy = policy or Policy()
         self.encoder = Encoder(self.policy.identifier)
@@ -96,13 +97,14 @@ class ControlPlane:
         self.source = "manifests"
         self.problems: tuple[str, ...] = ()
         self.problems_at: float | None = None
-        self.quarantine = quarantine or Quarantine()
+        self.quarantine = Quarantine()
         self.sessions: dict[Session, None] = {}
         self.is_service: Callable[[Node], bool] = lambda node: node.agent == SERVICE_AGENT
         self.on_change: Callable[[], None] = lambda: None
         """Called when what should survive a restart has changed."""
         self._clock = clock
         self._wall = wall
+        self._make_needs = make_needs
         self._history = History()
         self._effective: dict[str, Snapshot] = {}
         self._accepted: dict[str, Snapshot] = {}
@@ -138,7 +140,7 @@ class ControlPlane:
             _log.warning("change held until confirmed", revision=revision, reason=reason, removes=removes[:20])
             metrics.HELD.set(1)
             return Outcome.HELD
-        self._serve(snapshot, revision)
+        self.serve_unchecked(snapshot, revision)
         return Outcome.SERVED
 
     async def confirm(self) -> str | None:
@@ -146,7 +148,7 @@ class ControlPlane:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return None
-        self._serve(waiting.snapshot, waiting.revision)
+        self.serve_unchecked(waiting.snapshot, waiting.revision)
         return waiting.revision
 
     def discard(self) -> str | None:
@@ -168,14 +170,15 @@ class ControlPlane:
         self._accepted.update(variants)
         for variant in variants.values():
             self._history.remember(variant)
-        self._serve(snapshot, revision)
+        self.serve_unchecked(snapshot, revision)
         self.source = "last known good"
 
     def variants(self) -> Mapping[str, Snapshot]:
         """What some kinds of clients are served in place of the snapshot."""
         return {kind: served for kind, served in self._effective.items() if served is not self.snapshot}
 
-    def _serve(self, snapshot: Snapshot, revision: str) -> None:
+    def serve_unchecked(self, snapshot: Snapshot, revision: str) -> None:
+        """Serves the snapshot from now on, whatever it lacks or removes."""
         before = self.snapshot
         self.snapshot, self.revision, self.source = snapshot, revision, "manifests"
         self.served_at = self._clock()
@@ -236,6 +239,7 @@ class ControlPlane:
                 type_url=method.type_url,
                 is_service=self.is_service,
                 patience_s=self.policy.patience_s,
+                make_needs=self._make_needs,
             )
             session = Session(stream, self, self.encoder, self._clock, call.peer())
             self.sessions[session] = None
@@ -253,7 +257,7 @@ class ControlPlane:
     def joined(self, session: Session) -> None:
         self._publish(session)
 
-    def heard(self, session: Session) -> None:
+    def quiet(self, session: Session) -> None:
         stream = session.stream
         verdicts = stream.verdicts()
         if verdicts and stream.node is not None:

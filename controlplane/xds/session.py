@@ -26,8 +26,8 @@ class Owner(Protocol):
     def joined(self, session: Session) -> None:
         """The client said who it is."""
 
-    def heard(self, session: Session) -> None:
-        """The client answered or asked: verdicts, acknowledgements and gates may have changed."""
+    def quiet(self, session: Session) -> None:
+        """There is nothing to say to the client now: verdicts, acknowledgements and gates may have changed."""
 
     def left(self, session: Session) -> None: ...
 
@@ -71,6 +71,7 @@ class Session:
                 now = self._clock()
                 response = self.stream.next(now)
                 if response is None:
+                    self._owner.quiet(self)
                     await self._sleep(now)
                     continue
                 body = self._encoder.encode(response)
@@ -111,4 +112,3 @@ class Session:
                 self._has_joined = True
                 self._owner.joined(self)
             self._wake.set()
-            self._owner.heard(self)

@@ -67,6 +67,7 @@ class Stream:
         type_url: str | None = None,
         is_service: Callable[[Node], bool] = lambda _: False,
         patience_s: float = PATIENCE_S,
+        make_needs: Callable[[Mapping[str, Channel]], Needs] = Needs,
     ) -> None:
         self.variant = variant
         self.type_url = type_url
@@ -85,7 +86,7 @@ class Stream:
         self._gone_unsaid = False
         self._verdicts: list[Verdict] = []
         self._endpoints_due: set[str] = set()
-        self._needs = Needs(self.channels)
+        self._needs = make_needs(self.channels)
 
     # What comes in
 

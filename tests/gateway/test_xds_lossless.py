@@ -1,0 +1,198 @@
+"""Changes under load through a real Envoy lose no request; a server that does not wait does, so the test can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+
+from controlplane.snapshot.resource import Resource
+from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.controlplane import ControlPlane
+from serving.address import TcpAddress
+from serving.server import Server
+from tests.support.client import Address
+from tests.support.envoy import Envoy
+from tests.support.load import Load
+from tests.support.origin import Origin
+from tests.support.waiting import free_port, until
+from tests.xds import made
+from tests.xds.served import following, serving
+
+pytestmark = pytest.mark.gateway
+PROTOCOLS = ("DELTA_GRPC", "GRPC")
+
+
+@pytest.fixture
+def two(origins: Callable[..., Origin]) -> tuple[Origin, Origin]:
+    return origins("one"), origins("two")
+
+
+def gateway(port: int, to: str, origin: Origin, *, extra: int = 0, **how: int) -> list[Resource]:
+    """A route to the cluster, `extra` more routes, and what they need."""
+    wait_s, timeout_ms = how.get("wait_s", 15), how.get("timeout_ms", 1000)
+    table = {**{f"/extra{number}": to for number in range(extra)}, "/": made.route("/", to, timeout_s=wait_s)}
+    return [
+        made.cluster(to, timeout_ms=timeout_ms),
+        made.endpoints(to, origin.port),
+        made.routes("rc", table),
+        made.listener("l", port, "rc"),
+    ]
+
+
+async def live(plane: ControlPlane) -> None:
+    """Every client has accepted all of what is served now."""
+    await until("every client synced", lambda: all(s.revision == plane.revision for s in plane.sessions))
+
+
+async def started(plane: ControlPlane) -> None:
+    await until("a client", lambda: plane.sessions)
+    await live(plane)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_hundreds_of_changes_lose_no_request(protocol: str, two: tuple[Origin, Origin], run_folder: Path) -> None:
+    """Cluster swaps behind a route, endpoint churn, routes added and removed, time-outs edited, clusters edited."""
+    plane, port = ControlPlane(), free_port()
+    await plane.set_snapshot(Snapshot.of(gateway(port, "c0", two[0])))
+    async with serving(plane) as xds, following(xds, run_folder, protocol=protocol) as envoy:
+        await started(plane)
+        await envoy.ready()
+        async with Load(Address(port=port), ["/"]) as load:
+            await load.more(50)
+            for number in range(500):
+                swapped = gateway(
+                    port,
+                    f"c{number // 5 % 2}",
+                    two[number % 2],
+                    extra=number % 3,
+                    wait_s=10 + number % 4,
+                    timeout_ms=1000 + number // 7 % 2,
+                )
+                await plane.set_snapshot(Snapshot.of(swapped), revision=str(number))
+                await live(plane)
+        assert load.failures == {}, load.first_failures[:5]
+        stats = await envoy.stats("(update_rejected|init_fetch_timeout)$")
+        assert sum(stats.values()) == 0, stats
+
+
+async def test_a_server_that_does_not_wait_loses_requests(two: tuple[Origin, Origin], run_folder: Path) -> None:
+    """The negative control: clusters exchanged in one response and routes right after it."""
+    port = free_port()
+    hasty = Hasty(port)
+    server = Server(hasty.plane.services())
+    (address,) = await server.start([TcpAddress("127.0.0.1", 0)])
+    assert isinstance(address, TcpAddress)
+    await hasty.plane.set_snapshot(Snapshot.of(gateway(port, "c0", two[0])))
+    async with following(address.port, run_folder, node="hasty") as envoy:
+        await started(hasty.plane)
+        await envoy.ready()
+        async with Load(Address(port=port), ["/"]) as load:
+            await load.more(50)
+            for number in range(1, 41):
+                await hasty.plane.set_snapshot(
+                    Snapshot.of(gateway(port, f"c{number}", two[number % 2])), revision=str(number)
+                )
+                await live(hasty.plane)
+        assert load.outcomes["503"] > 0, load.outcomes
+    hasty.plane.end_all()
+    await server.drain(grace_s=0.5)
+
+
+class Hasty:
+    """A control plane whose streams wait for nothing and keep nothing in place."""
+
+    def __init__(self, port: int) -> None:
+        from controlplane.xds import needs
+
+        class Needless(needs.Needs):
+            def is_ready(self, form: Resource) -> bool:
+                return True
+
+            def is_used(self, type_url: str, name: str) -> bool:
+                return False
+
+        self.plane = ControlPlane(make_needs=Needless)
+
+
+async def test_a_changed_cluster_is_accepted_at_once(two: tuple[Origin, Origin], run_folder: Path) -> None:
+    """Without its endpoints sent again Envoy waits 15 s for them."""
+    plane, port = ControlPlane(), free_port()
+    many = [one for n in range(300) for one in (made.cluster(f"x{n}"), made.endpoints(f"x{n}", two[1].port))]
+    await plane.set_snapshot(Snapshot.of([*gateway(port, "c", two[0]), *many]))
+    async with serving(plane) as xds, following(xds, run_folder, node="warm") as envoy:
+        await started(plane)
+        await envoy.ready()
+        await plane.set_snapshot(Snapshot.of([*gateway(port, "c", two[0], timeout_ms=1234), *many]), revision="2")
+        await until("synced", lambda: all(s.revision == "2" for s in plane.sessions), within_s=1.0)
+        assert (await envoy.stats("init_fetch_timeout"))["cluster_manager.cds.init_fetch_timeout"] == 0
+
+
+async def test_missing_endpoints_cost_no_start_up_time(two: tuple[Origin, Origin], run_folder: Path) -> None:
+    """A cluster whose endpoints do not exist: Envoy hears so at once and does not wait 15 s for them."""
+    plane, port = ControlPlane(), free_port()
+    snapshot = Snapshot.of([*gateway(port, "c", two[0]), made.cluster("without-endpoints")])
+    plane.serve_unchecked(snapshot, "incomplete")
+    async with serving(plane) as xds, following(xds, run_folder, node="missing") as envoy:
+        await until("Envoy ready", lambda: _is_ready(envoy), within_s=3.0)
+
+
+async def _is_ready(envoy: Envoy) -> bool:
+    return (await envoy.ask("/ready")).status == 200
+
+
+async def test_a_websocket_stays_open_through_edits(two: tuple[Origin, Origin], run_folder: Path) -> None:
+    import websockets
+
+    plane, port = ControlPlane(), free_port()
+
+    def with_upgrades(to: str, origin: Origin, wait_s: float) -> Snapshot:
+        upgraded = made.route("/ws", "ws", timeout_s=0)
+        upgraded.route.upgrade_configs.add(upgrade_type="websocket")
+        return Snapshot.of(
+            [
+                made.cluster("ws"),
+                made.endpoints("ws", two[0].port),
+                made.cluster(to),
+                made.endpoints(to, origin.port),
+                made.routes("rc", {"/ws": upgraded, "/": made.route("/", to, timeout_s=wait_s)}),
+                made.listener("l", port, "rc"),
+            ]
+        )
+
+    await plane.set_snapshot(with_upgrades("c", two[0], 1))
+    async with serving(plane) as xds, following(xds, run_folder, node="sockets") as envoy:
+        await started(plane)
+        await envoy.ready()
+        async with websockets.connect(f"ws://127.0.0.1:{port}/ws") as socket:
+            await socket.send("before")
+            assert await socket.recv() == "before"
+            for number in range(50):
+                await plane.set_snapshot(with_upgrades(f"c{number}", two[number % 2], 1 + number), revision=str(number))
+                await live(plane)
+            await socket.send("after")
+            assert await socket.recv() == "after"
+        stats = await envoy.stats("listener_manager.(total_listeners_draining|listener_modified)")
+        assert sum(stats.values()) == 0
+
+
+async def test_a_plain_grpc_client_can_see_the_service(run_folder: Path) -> None:
+    """Reflection and health are there, and an unknown type is answered as missing."""
+    plane = ControlPlane()
+    await plane.set_snapshot(Snapshot.of([]))
+    async with serving(plane) as xds, grpc.aio.insecure_channel(f"127.0.0.1:{xds}") as channel:
+        call = channel.stream_stream(
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+            request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
+        )()
+        await call.write(
+            discovery_pb2.DeltaDiscoveryRequest(
+                node={"id": "me"}, type_url="type.googleapis.com/unknown", resource_names_subscribe=["x"]
+            )
+        )
+        assert list((await call.read()).removed_resources) == ["x"]
+        call.cancel()

@@ -1,0 +1,157 @@
+"""What a real Envoy refuses is found, named with its file and line, and kept back; the rest is live within a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from controlplane.origin import Origin as Place
+from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.keeping import Keeper, restore
+from controlplane.xds.waiting import wait_until_live
+from tests.support.client import Address, request
+from tests.support.origin import Origin
+from tests.support.waiting import free_port, until
+from tests.xds import made
+from tests.xds.served import following, serving
+
+pytestmark = pytest.mark.gateway
+
+
+async def status(port: int, path: str) -> int:
+    return (await request(Address(port=port), "GET", path, host="gateway.test", timeout_s=5)).status
+
+
+async def live(plane: ControlPlane, within_s: float = 15.0) -> None:
+    await until("every client synced", lambda: _all_at(plane), within_s=within_s)
+
+
+def _all_at(plane: ControlPlane) -> bool:
+    return bool(plane.sessions) and all(session.revision == plane.revision for session in plane.sessions)
+
+
+@pytest.mark.parametrize("protocol", ["DELTA_GRPC", "GRPC"])
+async def test_one_bad_cluster_of_500(protocol: str, origins: Callable[..., Origin], run_folder: Path) -> None:
+    plane, port, origin = ControlPlane(), free_port(), origins("one")
+    base = [
+        made.cluster("c"),
+        made.endpoints("c", origin.port),
+        made.routes("rc", {"/": "c"}),
+        made.listener("l", port, "rc"),
+    ]
+    await plane.set_snapshot(Snapshot.of(base))
+    async with serving(plane) as xds, following(xds, run_folder, protocol=protocol) as envoy:
+        await live(plane)
+        await envoy.ready()
+        many = [made.cluster(f"x{n:03}", eds=False, port=origin.port) for n in range(499)]
+        bad = made.bad_cluster("bad", origin=Place(file="orders.yaml", line=14, column=3))
+        began, (session,) = time.monotonic(), plane.sessions
+        before = session.responses
+        await plane.set_snapshot(
+            Snapshot.of([*base[:2], *many, bad, made.routes("rc", {"/new": "x000", "/": "c"}), base[3]]), revision="2"
+        )
+        await until("the rest live", lambda: session.revision == "2", within_s=10)
+        took = time.monotonic() - began
+        assert await status(port, "/new") == 200
+        stats = await envoy.stats("cluster_manager.(active_clusters|cds.update_rejected)$")
+        assert stats["cluster_manager.active_clusters"] == 501  # 499, c, and the one to the control plane
+        (kept,) = plane.status().kept_back
+        assert kept.origins == ("orders.yaml:14:3",)
+        assert "seconds: -1" in kept.text
+        assert session.responses - before <= 25
+        assert took < 3.0, took  # a second, and what a busy machine adds
+
+
+async def test_a_bad_route_answers_503_and_the_others_work(origins: Callable[..., Origin], run_folder: Path) -> None:
+    plane, port, origin = ControlPlane(), free_port(), origins("one")
+
+    def table(**bad: str) -> Snapshot:
+        prefixes = {f"/r{n:02}": "c" for n in range(40)}
+        return Snapshot.of(
+            [
+                made.cluster("c"),
+                made.endpoints("c", origin.port),
+                made.routes("rc", {**prefixes, **{path: made.bad_route(path) for path in bad.values()}, "/": "c"}),
+                made.listener("l", port, "rc"),
+            ]
+        )
+
+    await plane.set_snapshot(table())
+    async with serving(plane) as xds, following(xds, run_folder, node="routes") as envoy:
+        await live(plane)
+        await envoy.ready()
+        await plane.set_snapshot(table(new="/admin", changed="/r07"), revision="2")
+        await live(plane)
+        assert await status(port, "/admin") == 503, "not handed to the route for everything"
+        assert await status(port, "/r07") == 200, "its last accepted form"
+        assert await status(port, "/r08") == 200
+        where = {kept.part: kept.origins for kept in plane.status().kept_back}
+        assert where == {"/admin": ("routes.yaml:41:5",), "/r07": ("routes.yaml:8:5",)}
+        waited = await wait_until_live(plane, 5.0)
+        assert not waited.is_live
+        assert any("routes.yaml:41:5" in reason for reason in waited.reasons)
+        await plane.set_snapshot(table(), revision="3")
+        await live(plane)
+        assert plane.status().kept_back == ()
+        assert (await wait_until_live(plane, 5.0)).is_live
+
+
+async def test_a_rejection_does_not_become_a_loop(origins: Callable[..., Origin], run_folder: Path) -> None:
+    plane, origin = ControlPlane(), origins("one")
+    await plane.set_snapshot(Snapshot.of([made.cluster("c", eds=False, port=origin.port), made.bad_cluster("bad")]))
+    async with serving(plane) as xds, following(xds, run_folder, node="loop") as envoy:
+        await until("a verdict", lambda: plane.status().kept_back)
+        rejected = (await envoy.stats("cds.update_rejected"))["cluster_manager.cds.update_rejected"]
+        for number in range(20):
+            resources = [made.cluster("c", eds=False, port=origin.port), made.bad_cluster("bad")]
+            extra = made.cluster(f"extra{number}", eds=False, port=origin.port)
+            await plane.set_snapshot(Snapshot.of([*resources, extra]), revision=str(number))
+            await live(plane)
+        again = (await envoy.stats("cds.update_rejected"))["cluster_manager.cds.update_rejected"]
+        assert again == rejected <= 3
+
+
+@pytest.mark.parametrize("protocol", ["DELTA_GRPC", "GRPC"])
+async def test_a_restart_sends_nothing_again(
+    protocol: str, origins: Callable[..., Origin], run_folder: Path, tmp_path: Path
+) -> None:
+    """What was served and what was kept back survive; clients that have it get nothing, and requests go on."""
+    port, xds_port, origin = free_port(), free_port(), origins("one")
+    snapshot = Snapshot.of(
+        [
+            made.cluster("c"),
+            made.endpoints("c", origin.port),
+            made.bad_cluster("bad", origin=Place(file="a.yaml", line=1, column=1)),
+            made.routes("rc", {"/bad": "bad", "/": "c"}),
+            made.listener("l", port, "rc"),
+        ]
+    )
+    first = ControlPlane()
+    await first.set_snapshot(snapshot)
+    keeper = Keeper(first, tmp_path)
+    async with following(xds_port, run_folder, protocol=protocol, node=f"again-{protocol}") as envoy:
+        async with serving(first, port=xds_port):
+            await live(first)
+            await envoy.ready()
+            await keeper.keep()
+            assert await status(port, "/bad") == 503
+        before = await envoy.stats("(config_reload|update_rejected|listener_modified|cluster_modified)$")
+        second = ControlPlane()
+        assert restore(second, tmp_path)
+        assert second.status().source == "last known good"
+        assert second.status().kept_back[0].origins == ("a.yaml:1:1",)
+        async with serving(second, port=xds_port):
+            await until("the client is back", lambda: second.sessions, within_s=30)
+            await live(second)
+            assert await envoy.stats("(config_reload|update_rejected|listener_modified|cluster_modified)$") == before
+            (session,) = second.sessions
+            sent = {channel.type_url: channel.responses for channel in session.stream.channels.values()}
+            if protocol == "DELTA_GRPC":
+                assert sum(sent.values()) <= 2, sent  # the wildcards' first answers, with nothing in them
+            await second.set_snapshot(snapshot, revision="same")
+            assert second.status().source == "manifests"
+            assert await status(port, "/") == 200
