@@ -26,7 +26,8 @@ _QUOTED = re.compile(r"""\"[^"\\]*\"|'[^']*'""")
 _RUN = re.compile(r"(?m)^[ ?:-]{1000}")
 _ALIAS = re.compile(r"(?m)(?:^|[\s\[{,:])\*[^\s\[\]{},*]")
 _SCANNING = re.compile(r"while scanning an? (alias|anchor|quoted scalar)")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
+# Line ends but "\n" among them: YAML counts them, editors do not, and every place would be off by some lines.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)")
 
 # What the parser says, what it means here, and what helps. First match wins.
 _WORDS: tuple[tuple[str, str, str], ...] = (

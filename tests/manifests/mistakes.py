@@ -39,7 +39,10 @@ YAML = [
     Mistake("a tab before a list item", "routes:\n⟦\t- {}\n", "a tab in the indentation", "spaces"),
     Mistake("a duplicate key", "routes: []\n⟦routes: []\n", '"routes" is written twice', "line 1"),
     Mistake(
-        "a duplicate key deep down", _route("path: /a, auth: public, service: orders, ⟦path: /b"), '"path" is written twice', "line 3"
+        "a duplicate key deep down",
+        _route("path: /a, auth: public, service: orders, ⟦path: /b"),
+        '"path" is written twice',
+        "line 3",
     ),
     Mistake(
         "a service twice in one file", "services:\n  a: {endpoints: ['a:1']}\n  ⟦a: {endpoints: ['a:2']}\n", "twice"
@@ -71,7 +74,9 @@ YAML = [
     Mistake("a colon in a value", "gateway: a⟦: b\n", '":" where no key can be', "quote"),
     Mistake("a brace in a path in brackets", "routes: [{path: /a/⟦{id}, service: x}]\n", "needs quotes", "quotes"),
     Mistake(
-        "a key without a value", _route("path: /a, auth: public, service: orders, ⟦timeout: "), 'nothing is written for "timeout"'
+        "a key without a value",
+        _route("path: /a, auth: public, service: orders, ⟦timeout: "),
+        'nothing is written for "timeout"',
     ),
     Mistake(
         "a null", _service("timeout: null").replace("timeout", "⟦timeout"), "nothing is written", "leave the key out"

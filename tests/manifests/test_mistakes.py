@@ -66,7 +66,7 @@ def test_references_are_checked_beside_what_was_refused_and_no_refused_name_is_b
         ("a.yaml:5:15", "rate"),
         ("a.yaml:7:12", "path"),
         ("a.yaml:9:25", "reference"),
-        ("a.yaml:10:49", "reference"),
+        ("a.yaml:10:51", "reference"),
     ]
 
 
