@@ -50,7 +50,7 @@ class Gateway:
         self.port = free_port()
         self.manifests = folder / "manifests"
         self.folder = folder
-        self._env = {"GATEWAY_PORT": str(self.port), **(env or {})}
+        self._env = {"GATEWAY_PORT": str(self.port), "PORT": str(self.port), **(env or {})}
         self._flags = flags or {}
         self.control_plane = self._process(
             "serve",
