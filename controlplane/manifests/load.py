@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -240,6 +241,9 @@ def _contents(folder: Path, problems: list[Problem]) -> list[tuple[str, bytes]]:
     for path in paths:
         name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
         try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                refuse(name, "this is not a file", "a pipe or device cannot be a manifest", "unreadable")
+                continue
             with path.open("rb") as stream:
                 content = stream.read(LARGEST_FOLDER + 1)
         except OSError as error:
@@ -255,6 +259,8 @@ def _contents(folder: Path, problems: list[Problem]) -> list[tuple[str, bytes]]:
 
 def _reader(root: Path) -> Callable[[str], str]:
     def read(name: str) -> str:
+        if not (root / name).is_file():  # a pipe would keep us waiting
+            raise FileNotFoundError(name)
         with (root / name).open("rb") as stream:
             content = stream.read(LARGEST_INCLUDED + 1)
         if len(content) > LARGEST_INCLUDED:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
@@ -113,6 +114,8 @@ class _Look:
     def _digest(self, path: Path) -> bytes:
         try:
             found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                return _MISSING
             status = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
             known = self._known.get(str(path))
             if known is not None and known[0] == status and time.time() - found.st_mtime > YOUNG_S:

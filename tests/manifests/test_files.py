@@ -98,6 +98,16 @@ def test_a_file_that_may_not_be_read_is_said_to_be(tmp_path: Path) -> None:
     assert said(tmp_path) == ["a.yaml:1:1: the file cannot be read: Permission denied"]
 
 
+def test_a_link_to_itself_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("a.yaml")
+    assert said(tmp_path) == ["a.yaml:1:1: the file cannot be read: Too many levels of symbolic links"]
+
+
+def test_a_pipe_is_a_problem_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    assert said(tmp_path) == ["a.yaml:1:1: this is not a file (a pipe or device cannot be a manifest)"]
+
+
 def test_a_link_to_nowhere_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").symlink_to("gone.yaml")
     assert said(tmp_path) == ["a.yaml:1:1: the file cannot be read: No such file or directory"]
