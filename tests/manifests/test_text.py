@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
 from controlplane.manifests.models import text as kinds
-from controlplane.manifests.models.text import Endpoint
+from controlplane.manifests.models.endpoint import Endpoint
 
 
 @pytest.mark.parametrize(

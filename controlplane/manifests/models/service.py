@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from controlplane.manifests.models.base import Model, did_you_mean, refuse
+from controlplane.manifests.models.endpoint import Endpoint
 from controlplane.manifests.models.identity import AuthField
 from controlplane.manifests.models.scalars import Duration, DurationRange, Percent, Size, Timeout, shown
 from controlplane.manifests.models.text import (
-    Endpoint,
     FilePath,
     HostName,
     Method,
