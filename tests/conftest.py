@@ -59,11 +59,46 @@ def origin(origins: Callable[..., Origin]) -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="module")
-def gateway(run_folder: Path) -> Iterator[Gateway]:
-    """The module's gateway. Each test applies the manifests it is about."""
-    one = Gateway(run_folder)
+def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    """The module's gateway. Each test applies the manifests it is about.
+
+    A module that says `SHARES_GATEWAY = True` leaves nothing behind but manifests, and gets the one that others like
+    it used: starting a gateway takes seconds.
+    """
+    if getattr(request.module, "SHARES_GATEWAY", False):
+        yield request.getfixturevalue("shared_gateways").get()
+        return
+    one = Gateway(request.getfixturevalue("run_folder"))
     yield one
     one.stop()
+
+
+class SharedGateways:
+    """One gateway for many modules, replaced when a test has broken it."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[Gateway, Path]] = []
+
+    def get(self) -> Gateway:
+        if not self._made or not self._made[-1][0].is_whole:
+            self.stop()
+            folder = Path(tempfile.mkdtemp(prefix="cw-"))
+            self._made.append((Gateway(folder), folder))
+        return self._made[-1][0]
+
+    def stop(self) -> None:
+        while self._made:
+            one, folder = self._made.pop()
+            one.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_gateways() -> Iterator[SharedGateways]:
+    """Where modules that share a gateway get it."""
+    shared = SharedGateways()
+    yield shared
+    shared.stop()
 
 
 @pytest.hookimpl(wrapper=True)

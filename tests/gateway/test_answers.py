@@ -14,6 +14,7 @@ from tests.support.gateway import Gateway
 from tests.support.origin import Origin
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

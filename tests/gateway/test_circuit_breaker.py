@@ -16,6 +16,7 @@ from tests.support.origin import Origin
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 OPEN_S = 1.0
 # A cluster that differs from the last one in anything begins with its circuits closed and nothing counted.

@@ -16,6 +16,7 @@ from tests.support.waiting import free_port
 from tests.support.wire import ClosedError
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 NOBODY_PORT = free_port()
 

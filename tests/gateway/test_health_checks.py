@@ -14,6 +14,7 @@ from tests.support.origin import Origin
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 SICK = Answer(status=503)
 

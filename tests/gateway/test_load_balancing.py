@@ -13,6 +13,7 @@ from tests.support.origin import Origin
 from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 
 def manifest(endpoints: list[Any], **service: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tests.support.origin import Origin
 from tests.support.wire import ClosedError
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tests.support.origin import Origin
 from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 
 def manifest(service: dict[str, Any], **route: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 QUICK = "1ms..5ms"
 NOBODY_PORT = free_port()

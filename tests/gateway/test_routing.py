@@ -17,6 +17,7 @@ from tests.support.origin import Origin
 from tests.support.path_oracle import is_one, segments, winner
 
 pytestmark = pytest.mark.gateway
+SHARES_GATEWAY = True
 
 # Few words, so that patterns and paths meet often.
 _LITERALS = ("a", "b", "a.b", "a-b", "%20", "a+b")

@@ -159,8 +159,17 @@ class Gateway:
         waited = await self.tell("GET", f"/wait?timeout_s={within_s}")
         assert waited["is_live"], f"not live: {waited['reasons']}"
 
+    @property
+    def is_whole(self) -> bool:
+        """Every process runs."""
+        return all(process.is_alive for process in self._processes)
+
+    @property
+    def _processes(self) -> tuple[Process, ...]:
+        return (self.control_plane, *self.services.values(), self.envoy.process)
+
     def _check_alive(self) -> None:
-        for process in (self.control_plane, *self.services.values(), self.envoy.process):
+        for process in self._processes:
             assert process.is_alive, f"{process.name} ended with {process.exit_code}:\n{process.tail()}"
 
     # What a test asks
@@ -188,8 +197,7 @@ class Gateway:
 
     def logs(self, lines: int = 40) -> str:
         """The end of every process's log."""
-        processes = (self.control_plane, *self.services.values(), self.envoy.process)
-        return "\n".join(f"--- {process.name} ---\n{process.tail(lines)}" for process in processes if process.log)
+        return "\n".join(f"--- {one.name} ---\n{one.tail(lines)}" for one in self._processes if one.log)
 
     def stop(self) -> None:
         """End every process: Envoy first, so that it does not miss the others."""
