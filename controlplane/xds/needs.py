@@ -26,10 +26,12 @@ _REFERRERS: Mapping[str, frozenset[str]] = {
 class Needs:
     """The references of one client's channels."""
 
-    __slots__ = ("_channels", "_expected", "_unknown", "_used")
+    __slots__ = ("_channels", "_expected", "_unknown", "_used", "is_arriving")
 
     def __init__(self, channels: Mapping[str, Channel]) -> None:
         self._channels = channels
+        self.is_arriving = False
+        """The client has come back and not yet said everything that it has."""
         self._used: set[Reference] | None = None
         self._unknown: frozenset[str] = frozenset()
         self._expected: set[Reference] = set()
@@ -51,6 +53,8 @@ class Needs:
 
     def is_used(self, type_url: str, name: str) -> bool:
         """Something the client holds names the resource, or might: content from an earlier life is not known here."""
+        if self.is_arriving and type_url in _REFERRERS:
+            return True
         if self._used is None:
             self._look()
         if self._used is not None and Reference(type_url, name) in self._used:
@@ -71,6 +75,20 @@ class Needs:
             return False
         self._expected = {name for name in self._expected if target.get(*name) is not None and not self._has(name)}
         return not self._expected
+
+    def has_asked_for_all(self) -> bool:
+        """A client that came back has said what it has of every type that what it holds names."""
+        clusters = self._channels.get(types.CLUSTER)
+        if clusters is not None and clusters.subscription.is_wildcard and types.LISTENER not in self._channels:
+            return False
+        return all(
+            name.type_url in self._channels and self._channels[name.type_url].subscription.covers(name.name)
+            for channel in self._channels.values()
+            for form in channel.acked.values()
+            if isinstance(form, Resource)
+            for name in references(form)
+            if name.type_url in (types.ROUTE, types.EXTENSION)
+        )
 
     def _has(self, reference: Reference) -> bool:
         channel = self._channels.get(reference.type_url)

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.consistency import references
 from controlplane.snapshot.resource import Audience, Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot, changed_names
-from controlplane.xds import blame, ondemand
-from controlplane.xds.channel import ABSENT, Channel, Elsewhere, Form, Nack, Offer
+from controlplane.xds import blame, ondemand, recall
+from controlplane.xds.channel import ABSENT, Channel, Form, Nack, Offer
 from controlplane.xds.compose import compose
 from controlplane.xds.needs import Needs
 from controlplane.xds.protocol import (
@@ -40,20 +40,16 @@ from controlplane.xds.protocol import (
     Variant,
     Verdict,
 )
+from controlplane.xds.recall import Memory
 from controlplane.xds.subscription import is_collection
 
 PATIENCE_S = 1.0
 """Envoy withholds the acknowledgement of clusters until they are warm. After this long, newer state is sent anyway."""
 
+ARRIVAL_S = 5.0
+"""A client that comes back says type by type what it still has. For so long nothing it may be using is taken away."""
+
 TYPES_PER_STREAM = 32
-
-
-class Memory(Protocol):
-    """What was served lately (`snapshot.history.History`)."""
-
-    def resource(self, type_url: str, name: str, version: str) -> Resource | None: ...
-
-    def state(self, type_url: str, version: str) -> Mapping[str, Resource] | None: ...
 
 
 class Stream:
@@ -84,6 +80,8 @@ class Stream:
         self._patience_s = patience_s
         self._responses = 0
         self._gone_unsaid = False
+        self._began = 0.0
+        self._came_back = False
         self._verdicts: list[Verdict] = []
         self._endpoints_due: set[str] = set()
         self._needs = make_needs(self.channels)
@@ -93,6 +91,7 @@ class Stream:
     def receive(self, request: SotwRequest | DeltaRequest, now: float) -> None:
         """Takes one request. Raises ProtocolError when the stream must end."""
         self._meet(request.node)
+        self._began = now if not self.channels else self._began
         type_url = request.type_url or self.type_url or ""
         if not type_url:
             raise ProtocolError("type URL is required for an aggregated stream")
@@ -135,6 +134,9 @@ class Stream:
         """The next response to write, if there is one. Call again until it gives None."""
         if self.target is None:
             return None
+        self._needs.is_arriving = (
+            self._came_back and now - self._began < ARRIVAL_S and not self._needs.has_asked_for_all()
+        )
         self._gone_unsaid = True
         while self._gone_unsaid:  # what goes without a word may have kept something else in place
             self._gone_unsaid = False
@@ -178,7 +180,8 @@ class Stream:
             for form in channel.sent.values()
             if isinstance(form, Resource) and form.ttl_s is not None
         ]
-        return min((*waiting, *beats), default=None)
+        arrival = [self._began + ARRIVAL_S] if self._needs.is_arriving else []
+        return min((*waiting, *beats, *arrival), default=None)
 
     # Requests
 
@@ -207,8 +210,14 @@ class Stream:
             channel.dirty.update(self._scope(channel))
         wildcard_began = channel.subscription.is_wildcard and not was_wildcard
         is_back = is_first and request.version != "" and channel.type_url in FULL_STATE and wildcard_began
-        if is_back and self._recall_state(channel, request.version):
+        if is_back and recall.state(self._memory, channel, request.version, self._may_see):
+            self._came_back = True
+            self._needs.expect(channel.acked.values())
+            channel.dirty.update(self._scope(channel))
             wildcard_began = False
+        if is_first and request.version and channel.type_url not in FULL_STATE:
+            recall.named(self._memory, channel, request.version, added)
+            self._came_back = True
         channel.owe(added)
         if wildcard_began:
             channel.must_answer = True
@@ -220,10 +229,8 @@ class Stream:
         was_wildcard, folders = channel.subscription.is_wildcard, channel.subscription.folders
         answer = channel.subscription.change(request.subscribe, request.unsubscribe, is_first=is_first)
         if is_first:
-            for name, version in request.initial_versions.items():
-                if channel.subscription.covers(name):
-                    known = self._memory.resource(channel.type_url, name, version)
-                    channel.sent[name] = channel.acked[name] = known or Elsewhere(version)
+            recall.each(self._memory, channel, request.initial_versions)
+            self._came_back = self._came_back or bool(channel.sent)
             channel.dirty.update(channel.sent)
             self._needs.expect(channel.acked.values())
             answer -= channel.sent.keys()
@@ -237,19 +244,6 @@ class Stream:
         if channel.subscription.is_wildcard and not was_wildcard:
             channel.must_answer = True
             channel.dirty.update(self._scope(channel))
-
-    def _recall_state(self, channel: Channel, version: str) -> bool:
-        """The client comes back with a state that is still known: it is what it holds. True if that is the target."""
-        known = self._memory.state(channel.type_url, version)
-        if known is None:
-            return False
-        for name, resource in known.items():
-            if self._may_see(channel, resource):
-                channel.sent[name] = channel.acked[name] = resource
-        self._needs.expect(channel.acked.values())
-        channel.last_version = version
-        channel.dirty.update(self._scope(channel))
-        return True
 
     def _answered(self, channel: Channel, nonce: str, error: str | None, now: float) -> None:
         if error is None:
@@ -356,6 +350,9 @@ class Stream:
             channel.told.update({one.name: offer.sent_at for one in response.resources if one.ttl_s is not None})
         channel.last_version = response.version
         channel.must_answer = False
+        is_full_state = self.variant is Variant.SOTW and channel.type_url in FULL_STATE
+        if is_full_state and response.version != (self.target or EMPTY).version_of(channel.type_url):
+            self._memory.note_state(channel.type_url, response.version, response.resources)
         self._needs.outdated()
         return response
 

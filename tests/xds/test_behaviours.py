@@ -16,6 +16,15 @@ EVERY = (*FULL, *NAMED)
 EACH = (Variant.SOTW_EACH, Variant.DELTA_EACH)
 
 
+def after_arrival(play: Play) -> set[str]:
+    """What is said until a client that came back had the time to say everything it has: changes and removals apart."""
+    lines = play.talk()
+    play.now += 6.0
+    lines += play.talk()
+    apart = [line.replace(" -", "\n" + line.partition(" ")[0] + " -").splitlines() for line in lines]
+    return {one for several in apart for one in several if " " in one}
+
+
 @row(SECTION, "1", "An aggregated request without a type URL ends the stream with INVALID_ARGUMENT", ADS)
 def test_type_url_is_required(variant: Variant) -> None:
     play = Play(variant)
@@ -138,7 +147,7 @@ def test_reconnect_with_the_same_version(variant: Variant, kind: str) -> None:
     after.ask(version=response.version)
     assert after.hears() == []
     after.serve(**{kind: {"A": 1}})
-    assert after.talk() == [f"{kind} A@1"]
+    assert f"{kind} A@1" in after_arrival(after)
 
 
 @row(SECTION, "11b", "After a reconnect named resources are sent: the client may ask for something new", SOTW, NAMED)
@@ -288,7 +297,7 @@ def test_initial_versions(variant: Variant, kind: str) -> None:
     play = Play(variant, kind, history=history)
     play.serve(**{kind: {"A": 1, "B": 2, "D": 1}})
     play.ask("*", held={name: one.version for name, one in old.of_type(TYPES[kind]).items()})
-    assert play.talk() == [f"{kind} B@2 D@1 -C"]
+    assert after_arrival(play) == {f"{kind} B@2 D@1", f"{kind} -C"}
 
 
 @row(SECTION, "21b", "Versions of an unknown past are replaced, names of it removed", DELTA, FULL)
@@ -296,7 +305,7 @@ def test_initial_versions_unknown(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
     play.ask("*", held={"A": "long ago", "B": "long ago"})
-    assert play.talk() == [f"{kind} A@1 -B"]
+    assert after_arrival(play) == {f"{kind} A@1", f"{kind} -B"}
 
 
 @row(SECTION, "22", "The first wildcard request is answered even with nothing to say", DELTA, FULL)
