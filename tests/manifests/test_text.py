@@ -149,13 +149,16 @@ def test_is_no_network(network: str) -> None:
         kinds.cidr(network)
 
 
-@pytest.mark.parametrize("pattern", ["(?=a)", "(?!a)", "(?<=a)b", "(?<!a)b", r"(a)\1", "(?>a)", "(", "[", "a" * 513])
+@pytest.mark.parametrize(
+    "pattern",
+    ["(?=a)", "(?!a)", "(?<=a)b", "(?<!a)b", r"(a)\1", "(?>a)", "a++", r"a\Z", "a{1001}", "(", "[", "a" * 513],
+)
 def test_is_no_expression_for_re2(pattern: str) -> None:
     with pytest.raises(PydanticCustomError, match=r"RE2|expression"):
         kinds.regex(pattern)
 
 
-@pytest.mark.parametrize("pattern", [".*", r"\d+", "(?:a|b)", "(?P<x>a)", "(?i)a", r"\\1"])
+@pytest.mark.parametrize("pattern", [".*", r"\d+", "(?:a|b)", "(?P<x>a)", "(?i)a", r"\\1", r"\++", "a{1000}", "[[]"])
 def test_is_an_expression_for_re2(pattern: str) -> None:
     assert kinds.regex(pattern) == pattern
 

@@ -1,13 +1,14 @@
 """Kinds of text in the manifests: names, paths, hosts, methods, headers, addresses.
 
 All stay plain `str` once they are known to be right. What a path pattern means is written in
-`docs/manifests.md`; here is only what may be written.
+`docs/routing.md`; here is only what may be written.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import warnings
 from collections.abc import Callable
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from controlplane.manifests.models.scalars import shown
 LONGEST_PATH = 1024
 LONGEST_HEADER_VALUE = 4096
 LONGEST_REGEX = 512
+MOST_REPEATS = 1000
 
 METHODS = (
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
@@ -29,6 +31,8 @@ _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()+,;=:@%]*")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LOOKS_AROUND = re.compile(r"(?<!\\)\(\?(=|!|<=|<!|>|#|\()|(?<!\\)(\\\\)*\\[1-9]")
+_NOT_RE2 = re.compile(r"(?<!\\)[*+?}]\+|(?<!\\)(\\\\)*\\Z")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -276,15 +280,23 @@ HeaderValue = Annotated[str, _text(header_value), _described("A header's value."
 
 
 def regex(text: str) -> str:
-    """A regular expression that RE2, which Envoy uses, also understands."""
+    """A regular expression that RE2, which Envoy uses, also understands. Errs on the side of refusing."""
     if len(text) > LONGEST_REGEX:
         raise refuse(f"a regular expression has at most {LONGEST_REGEX} characters, found {len(text)}", code="regex")
-    if re.search(r"(?<!\\)\(\?(=|!|<=|<!|>|#|\()", text) or re.search(r"(?<!\\)(\\\\)*\\[1-9]", text):
+    if _LOOKS_AROUND.search(text):
         raise refuse(
             f"{shown(text)} looks around or back, which RE2 has not", hint="use several matches instead", code="regex"
         )
+    if _NOT_RE2.search(text) or any(int(number) > MOST_REPEATS for number in re.findall(r"[{,](\d{4,})", text)):
+        raise refuse(
+            f"{shown(text)} has something that RE2 has not",
+            hint=rf"RE2 has no possessive quantifiers, no \Z, and repeats at most {MOST_REPEATS} times",
+            code="regex",
+        )
     try:
-        re.compile(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of what a later Python will read otherwise
+            re.compile(text)
     except (re.error, OverflowError, RecursionError) as problem:
         raise refuse(f"{shown(text)} is not a regular expression: {problem}", code="regex") from None
     return text
