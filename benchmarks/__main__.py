@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments).names or names()
     if unknown := sorted(set(chosen) - set(names())):
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     results: dict[str, list[Result]] = {}
     failures: dict[str, str] = {}
     for name in chosen:
