@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from controlplane.cli.up.envoy import find_envoy
 from controlplane.snapshot import resource as types
-from controlplane.snapshot.resource import Resource
+from controlplane.snapshot.resource import Audience, Resource
 from controlplane.snapshot.snapshot import Snapshot
 from extauthz.policy import RESOURCE_NAME as EXTAUTHZ
 from extauthz.policy import Policy
@@ -137,7 +137,10 @@ def envoy_says(snapshot: Snapshot) -> str | None:
 
 def static_configuration(snapshot: Snapshot) -> Json:
     """The snapshot as one bootstrap without a control plane: what Envoy would have once everything was fetched."""
-    by_type = {short: [decoded(r) for r in snapshot.of_type(url).values()] for short, url in SHORT_TYPES.items()}
+    by_type = {
+        short: [decoded(r) for r in snapshot.of_type(url).values() if r.audience is Audience.ENVOY]
+        for short, url in SHORT_TYPES.items()
+    }
     routes = {str(table["name"]): table for table in by_type["routes"]}
     loads = {str(load["cluster_name"]): load for load in by_type["endpoints"]}
     return {

@@ -27,6 +27,31 @@ def test_envoy_agrees_with_an_example(example: str) -> None:
     assert "Envoy agrees" in result.stdout
 
 
+EVERYTHING = """\
+services:
+  a:
+    endpoints: ["https://example.com"]
+    protocol: auto
+    load_balancing: {policy: hash, by: cookie.sid, cookie_ttl: 1h}
+    health_check: {grpc: ""}
+    connections: {max_requests: 100, max_streams: 10, keep_alive: 30s}
+  b: {endpoints: ["unix:/tmp/x.sock"], protocol: grpc, health_check: {tcp: true}}
+  c: {endpoints: [{address: "c:1", weight: 2}, {address: "d:1", priority: 1}], retry: {methods: any, on: [503]}}
+routes:
+  - {path: /a/**, service: a, auth: public, rewrite: {strip_prefix: /a}, mirror: [b], websocket: true, timeout: none}
+  - {path: "/b/:id/**", services: [{service: a, weight: 9}, {service: b}], auth: public, rewrite: {path: "/z/{id}"}}
+  - {path: /c, service: c, auth: public, headers: {x-a: {suffix: b}, x-b: {regex: "f+"}}, query: {q: {present: false}}}
+  - {path: /m, respond: {status: 200, body: hello, headers: {x-a: b}}, auth: public, maintenance: {retry_after: 5s}}
+  - {path: "/r/**", redirect: {prefix: /s, code: 308}, auth: public, hosts: ["*.example.com"]}
+"""
+
+
+def test_envoy_agrees_with_what_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(EVERYTHING)
+    result = CliRunner().invoke(build(), ["validate", "--envoy", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+
+
 def test_envoy_is_asked_in_earnest(tmp_path: Path) -> None:
     """A snapshot with a cluster that only Envoy can refuse is refused, in Envoy's words, without our files' names."""
     (tmp_path / "a.yaml").write_text("routes: [{path: /a, respond: {body: hello}, auth: public}]\n")
