@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from controlplane.manifests import load as loading
-from controlplane.manifests.load import Loaded, Refused, load
-from controlplane.manifests.syntax import LARGEST_FILE
+from controlplane.manifests.interpolation import LARGEST_VALUE
+from controlplane.manifests.load import LARGEST_INCLUDED, Loaded, Refused, load
+from controlplane.manifests.syntax import LARGEST_FILE, MOST_DOCUMENTS
 
 SERVICE = "services: {%s: {endpoints: ['a:1']}}\n"
 
@@ -222,3 +223,33 @@ def test_the_same_name_in_two_files_is_told_with_both_places(
 ) -> None:
     write(tmp_path)
     assert said(tmp_path) == [message]
+
+
+def test_too_many_documents_in_one_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("---\nroutes: []\n" * (MOST_DOCUMENTS + 1))
+    assert said(tmp_path) == [f"a.yaml:1:1: more than {MOST_DOCUMENTS} documents in one file"]
+
+
+@pytest.mark.parametrize(
+    ("size", "is_read"),
+    [pytest.param(LARGEST_INCLUDED, True, id="at the limit"), pytest.param(LARGEST_INCLUDED + 1, False, id="above it")],
+)
+def test_an_included_file_has_a_limit(tmp_path: Path, size: int, is_read: bool) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "routes: [{path: /a, redirect: '/${file:big}'}]\n"
+    )
+    (tmp_path / "big").write_text("x" * size)
+    assert any('"big" cannot be read' in problem for problem in said(tmp_path)) is not is_read
+
+
+def test_a_variable_has_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("routes: [{path: /a, redirect: '/${BIG}'}]\n")
+    result = load(tmp_path, {"BIG": "x" * (LARGEST_VALUE + 1)})
+    assert isinstance(result, Refused)
+    assert "longer than" in result.problems[0].message
+
+
+def test_an_included_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("routes: [{path: /a, redirect: '/${file:pipe}'}]\n")
+    os.mkfifo(tmp_path / "pipe")
+    assert '"pipe" cannot be read' in said(tmp_path)[0]

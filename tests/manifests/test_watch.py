@@ -188,3 +188,35 @@ async def test_a_single_file_can_be_watched(folder: Path) -> None:
         await asyncio.sleep(0)
         rename_over(folder)
         assert (await change).files == (str(folder / "a.yaml"),)
+
+
+async def test_who_wants_to_be_early_is_told_at_once_of_files_put_in_place_whole_and_again_when_all_is_quiet(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("a: 1\n")
+    changes = watch(folder, early=True)
+    await anext(changes)
+    fresh = tmp_path / "fresh"
+    fresh.write_text("a: 2\n")
+    told = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0.01)  # lets the file be older than its renaming
+    fresh.replace(folder / "a.yaml")
+    seen = [await told, await anext(changes)]
+    assert [(change.files, change.is_settled) for change in seen] == [
+        ((str(folder / "a.yaml"),), False),
+        ((str(folder / "a.yaml"),), True),
+    ]
+    await changes.aclose()
+
+
+async def test_a_file_written_in_place_is_told_only_when_it_has_settled(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1\n")
+    changes = watch(tmp_path, early=True)
+    await anext(changes)
+    told = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    (tmp_path / "a.yaml").write_text("a: 2\n")
+    assert (await told).is_settled
+    await changes.aclose()
