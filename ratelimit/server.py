@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 import structlog
@@ -18,24 +20,29 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from ratelimit import api, policy
 from ratelimit.config import Watcher
 from ratelimit.config_ads import ConfigClient, Conversation
-from ratelimit.core.answer import Style
+from ratelimit.core.answer import Answer, Style
 from ratelimit.core.limits import Limits
 from ratelimit.core.plan import RequestError
 from ratelimit.core.reference import Config
+from ratelimit.fast.server import CallError, Handle, UnaryServer
 from ratelimit.meters import Meters
 from ratelimit.service import RateLimitService, wall_clock_us
 from ratelimit.settings import Settings
 from ratelimit.store.connect import connect
 from ratelimit.store.memory import MemoryStore
 from ratelimit.store.redis import RedisStore, StoreDownError
+from serving.address import UnixAddress
 from serving.admin import Admin
 from serving.ads import AdsClient, Subscription, policy_json
 from serving.process import background
-from serving.server import Call, Server, Service, Unary
+from serving.server import Call, Server, Service, Unary, check_plain
 from serving.server import Limits as CallLimits
 from serving.tls import TlsFiles
 
 SERVICE_NAME = "envoy.service.ratelimit.v3.RateLimitService"
+METHOD = f"/{SERVICE_NAME}/ShouldRateLimit"
+UNKNOWN = 2
+"""The reference service's gRPC status for a wrong request and for a store that is down."""
 HEALTH_NAME = "ratelimit"
 """The name under which the reference service tells its health."""
 ANNOUNCE_S = 1.0
@@ -58,19 +65,63 @@ async def serve(settings: Settings, stop: asyncio.Event, *, registry: CollectorR
             admin.add_check("store", lambda: _store_problem(service))
         else:
             work.append(_count(service, meters))
-        server = Server(
-            [Service(name=SERVICE_NAME, unary={"ShouldRateLimit": _handler(service)}), Service(name=HEALTH_NAME)],
-            limits=CallLimits(message_bytes=1 << 20),
-            tls=_tls(settings),
-            allow_insecure=settings.allow_insecure,
-        )
         stack.push_async_callback(admin.stop)
         await admin.start(settings.admin)
         async with background(*work):
-            await server.start(settings.listen)
+            end = await _listen(settings, service, stack)
             admin.started()
             await stop.wait()
-            await server.drain(grace_s=settings.drain_s)
+            await end()
+
+
+async def _listen(
+    settings: Settings, service: RateLimitService, stack: AsyncExitStack
+) -> Callable[[], Awaitable[None]]:
+    """Serves on every address; what is returned ends that gracefully.
+
+    Plain connections are served by the fast server, which has the general one behind it; TLS by the general one alone.
+    """
+    tls = _tls(settings)
+    general = Server(
+        [Service(name=SERVICE_NAME, unary={"ShouldRateLimit": _handler(service)}), Service(name=HEALTH_NAME)],
+        limits=CallLimits(message_bytes=1 << 20),
+        tls=tls,
+        allow_insecure=settings.allow_insecure,
+    )
+    private = Path(stack.enter_context(TemporaryDirectory(prefix="causeway-"))) / "general.sock"
+    fast = UnaryServer({METHOD: _fast(service)}, private)
+    secured = [address for address in settings.listen if tls is not None and not address.is_unix]
+    await general.start([UnixAddress(private), *secured])
+    for address in settings.listen:
+        if address not in secured:
+            check_plain(address, allow_insecure=settings.allow_insecure)
+            bound = await fast.start(address)
+            _log.info("listening", address=str(bound), service=SERVICE_NAME)
+
+    async def end() -> None:
+        await fast.drain(grace_s=settings.drain_s)
+        await general.drain(grace_s=settings.drain_s)
+
+    return end
+
+
+def _fast(service: RateLimitService) -> Handle:
+    """Answers ShouldRateLimit for the fast server."""
+
+    async def later(answering: Awaitable[Answer]) -> bytes:
+        try:
+            return (await answering).response
+        except StoreDownError as problem:
+            raise CallError(UNKNOWN, str(problem)) from None
+
+    def should_rate_limit(request: bytes) -> bytes | Awaitable[bytes]:
+        try:
+            answer = service.begin(request)
+        except (RequestError, StoreDownError) as problem:
+            raise CallError(UNKNOWN, str(problem)) from None
+        return answer.response if isinstance(answer, Answer) else later(answer)
+
+    return should_rate_limit
 
 
 @asynccontextmanager
@@ -147,7 +198,6 @@ def _handler(service: RateLimitService) -> Unary:
         try:
             return await service.decide(request)
         except (RequestError, StoreDownError) as problem:
-            # The reference service's status for both. Envoy treats it as a failure of the service.
             await call.abort(grpc.StatusCode.UNKNOWN, str(problem))
 
     return should_rate_limit

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -34,6 +34,16 @@ class Store(Protocol):
     def take(self, takes: Sequence[Take]) -> list[Taken] | Awaitable[list[Taken]]: ...
     def blocked(self, most: int = 1000) -> list[Blocked] | Awaitable[list[Blocked]]: ...
     def clear(self, key: bytes) -> bool | Awaitable[bool]: ...
+
+
+class _Asked(NamedTuple):
+    """A request on its way."""
+
+    domain: str
+    descriptors: Sequence[Descriptor]
+    hits_addend: int
+    planned: Sequence[Planned]
+    began: float
 
 
 class RateLimitService:
@@ -62,6 +72,11 @@ class RateLimitService:
 
     async def answer(self, request: bytes) -> Answer:
         """As `decide`, with what was decided."""
+        answer = self.begin(request)
+        return answer if isinstance(answer, Answer) else await answer
+
+    def begin(self, request: bytes) -> Answer | Awaitable[Answer]:
+        """The answer at once, where no store need be waited for; else one to wait for. Raises as `decide`."""
         began = time.perf_counter()
         self.meters.requests += 1
         try:
@@ -70,22 +85,42 @@ class RateLimitService:
         except RequestError:
             self.meters.request_errors += 1
             raise
+        asked = _Asked(domain, descriptors, hits, planned, began)
         takes = [each.take for each in planned if each.take is not None]
         if UNKNOWN_LIMIT in planned:
             self.meters.unknown_limits += 1
-        taken: Sequence[Taken] = ()
-        if takes:
-            try:
-                asked = self.store.take(takes)
-                taken = asked if isinstance(asked, list) else await asked
-            except StoreDownError:
-                taken = self._without_store(planned)
-            self.meters.decided(planned, taken)
+        if not takes:
+            return self._told(asked, ())
+        try:
+            taken = self.store.take(takes)
+        except StoreDownError:
+            taken = self._without_store(planned)
+        return self._told(asked, taken) if isinstance(taken, list) else self._wait(asked, taken)
+
+    async def _wait(self, asked: _Asked, taking: Awaitable[list[Taken]]) -> Answer:
+        try:
+            taken = await taking
+        except StoreDownError:
+            taken = self._without_store(asked.planned)
+        return self._told(asked, taken)
+
+    def _told(self, asked: _Asked, taken: Sequence[Taken]) -> Answer:
+        meters, planned = self.meters, asked.planned
+        if taken:
+            meters.decided(planned, taken)
         now = self._clock()
-        told = answer(planned, taken, self._style, now, domain=domain, descriptors=descriptors, hits_addend=hits)
+        told = answer(
+            planned,
+            taken,
+            self._style,
+            now,
+            domain=asked.domain,
+            descriptors=asked.descriptors,
+            hits_addend=asked.hits_addend,
+        )
         if told.violated:
-            self.meters.refused(told.violated, now, is_shadowed=told.is_shadowed)
-        self.meters.seconds.add(time.perf_counter() - began)
+            meters.refused(told.violated, now, is_shadowed=told.is_shadowed)
+        meters.seconds.add(time.perf_counter() - asked.began)
         return told
 
     def explain(self, request: bytes) -> list[Planned]:

@@ -74,6 +74,15 @@ class InsecureAddressError(ValueError):
     """Plain text was asked for on an address that other machines can reach."""
 
 
+def check_plain(address: Address, *, allow_insecure: bool) -> None:
+    """Raises InsecureAddressError where plain text must not be served on `address`."""
+    if not address.is_loopback and not allow_insecure:
+        raise InsecureAddressError(
+            f"{address}: plain text is served on loopback and Unix sockets only; "
+            "give a certificate and key, or allow it explicitly (allow-insecure)"
+        )
+
+
 class Server:
     """A server of `services`: `start` it on its addresses, `drain` it at the end.
 
@@ -114,11 +123,8 @@ class Server:
         naming the address that cannot be listened on.
         """
         for address in addresses:
-            if not address.is_loopback and self._tls is None and not self._allow_insecure:
-                raise InsecureAddressError(
-                    f"{address}: plain text is served on loopback and Unix sockets only; "
-                    "give a certificate and key, or allow it explicitly (allow-insecure)"
-                )
+            if self._tls is None:
+                check_plain(address, allow_insecure=self._allow_insecure)
         self.bound = tuple([self._bind(address) for address in addresses])
         await self.set_serving(serving)
         await self._grpc.start()

@@ -91,15 +91,15 @@ class RedisStore:
         self._probe: asyncio.Task[None] | None = None
         self.is_open = False
 
-    async def take(self, takes: Sequence[Take]) -> list[Taken]:
-        """The answers, in order. Raises StoreDownError."""
+    def take(self, takes: Sequence[Take]) -> asyncio.Future[list[Taken]]:
+        """The answers to come, in order. Raises StoreDownError, at once or when they are awaited."""
         if self.is_open:
             raise StoreDownError("the store did not answer; its breaker is open")
         loop = asyncio.get_running_loop()
         asked = _Asked(takes, [None] * len(takes), len(takes), loop.create_future())
         for i, each in enumerate(takes):
             self._queue_of(each.key).put(asked, i, loop)
-        return await asked.done
+        return asked.done
 
     async def start(self) -> None:
         """Connects; a store that is down now is looked for in the background."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ async def start(run_folder: Path) -> AsyncIterator[Start]:
     made: list[Running] = []
 
     async def started(*arguments: str) -> Running:
-        folder = run_folder / str(len(list(run_folder.iterdir())))
+        folder = run_folder / uuid.uuid4().hex[:8]
         folder.mkdir()
         made.append(Running(folder, *arguments))
         return await made[-1].start()
