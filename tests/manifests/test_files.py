@@ -235,9 +235,7 @@ def test_too_many_documents_in_one_file_are_refused(tmp_path: Path) -> None:
     [pytest.param(LARGEST_INCLUDED, True, id="at the limit"), pytest.param(LARGEST_INCLUDED + 1, False, id="above it")],
 )
 def test_an_included_file_has_a_limit(tmp_path: Path, size: int, is_read: bool) -> None:
-    (tmp_path / "a.yaml").write_text(
-        "routes: [{path: /a, redirect: '/${file:big}'}]\n"
-    )
+    (tmp_path / "a.yaml").write_text("routes: [{path: /a, redirect: '/${file:big}'}]\n")
     (tmp_path / "big").write_text("x" * size)
     assert any('"big" cannot be read' in problem for problem in said(tmp_path)) is not is_read
 
