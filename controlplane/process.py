@@ -1,7 +1,7 @@
 """The control plane as a process: watches the folder, builds, serves, observes, and says how it is.
 
 An edit with a problem changes nothing that is served; the problems are logged and shown until the next good edit. At
-start the last known good state is served before the manifests are read, so that broken manifests never empty a gateway.
+start, manifests that cannot be used leave the last known good state in service, so they never empty a gateway.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from controlplane.manifests.watch import watch
 from controlplane.observe.observer import Observer, as_json
 from controlplane.reconcile import Built, build
 from controlplane.resolve.resolve import Deployment
+from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane, Inconsistent, Outcome
 
 _log = structlog.get_logger("controlplane")
@@ -51,6 +52,17 @@ def _settle_memory() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+def _removes(before: Snapshot, after: Snapshot) -> bool:
+    """Whether a resource, or a part of one, is there no more."""
+    for resource in before:
+        now = after.get(resource.type_url, resource.name)
+        if now is None:
+            return True
+        if now.version != resource.version and {p.key for p in resource.parts} - {p.key for p in now.parts}:
+            return True
+    return False
+
+
 class Process:
     """Everything of the control plane but its sockets."""
 
@@ -61,6 +73,7 @@ class Process:
         self.plane = plane
         self.observer = observer
         self.reload: Reload | None = None
+        self.has_read = asyncio.Event()
         self._deployment = deployment
         self._environ = environ
         self._memory = Memory()
@@ -70,8 +83,12 @@ class Process:
 
     async def run(self) -> None:
         """Reads the folder now and after every change. Never returns."""
-        async for _ in watch(self.folder, lambda: self._files):
-            await self.read()
+        async for change in watch(self.folder, lambda: self._files, early=True):
+            if change.is_settled:
+                await self.read()
+                self.has_read.set()
+            else:
+                await self._read_early()
 
     async def read(self, *, confirmed: bool = False) -> Reload:
         """Reads the folder once. What is wrong comes back in the result; what is served stays then."""
@@ -95,6 +112,18 @@ class Process:
         else:
             _log.info("manifests read", outcome=outcome, took_ms=round(took * 1000))
         return self.reload
+
+    async def _read_early(self) -> None:
+        """Serves an edit before it has settled, if nothing that is served goes away by it.
+
+        An edit of several files is seen between two of them. What it adds or changes can go live by then; what seems to
+        be gone may only be on its way to another file, and what is wrong may be put right by the next.
+        """
+        async with self._lock:
+            built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
+            served = self.plane.snapshot
+            if isinstance(built, Built) and served is not None and not _removes(served, built.snapshot):
+                await self._serve(built, confirmed=False)
 
     async def apply(self, confirmed: bool) -> dict[str, object]:
         """`read` for `causeway apply`: what came of it, as JSON."""

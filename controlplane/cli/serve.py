@@ -70,8 +70,11 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     keeper = Keeper(plane, settings.state)
     server = Server(plane.services(), allow_insecure=settings.allow_insecure)
     await admin.start(settings.admin)
-    await server.start(settings.xds)
     async with background(process.run(), observer.run(), keeper.run()):
+        # Clients are let in when the manifests have been read once. Until then they keep what they have; what was kept
+        # on disk could be of an older version of ours, and is for the case that the manifests cannot be used.
+        await process.has_read.wait()
+        await server.start(settings.xds)
         admin.started()
         await stop.wait()
     plane.end_all()

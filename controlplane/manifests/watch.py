@@ -5,9 +5,9 @@ symlink that is swung to another folder (which is how Kubernetes updates a Confi
 whole, all look the same from here. Where events are missing (network file systems, some containers) the folder is
 looked at every `poll_s` anyway.
 
-A file that was put in place whole, by renaming or by swinging a symlink, is believed at once. One that was written in
-place may be half of what it is going to be, and half of a list of routes can be a valid list: it is given time to
-settle.
+Files settle before they are believed: one written in place may be half of what it is going to be, and an edit may be
+several files. Who wants to be early is told twice: at once when every changed file was put in place whole (by renaming,
+or by swinging a symlink), and again when nothing moves any more.
 """
 
 from __future__ import annotations
@@ -39,10 +39,17 @@ class Change:
     """Which files are other than before, by path; all of them at first. Sorted."""
 
     files: tuple[str, ...]
+    is_settled: bool = True
+    """False: each file is whole, but others may follow that belong to the same edit."""
 
 
 async def watch(
-    folder: Path, included: Callable[[], Iterable[Path]] = tuple, *, poll_s: float = 2.0, events: bool = True
+    folder: Path,
+    included: Callable[[], Iterable[Path]] = tuple,
+    *,
+    poll_s: float = 2.0,
+    events: bool = True,
+    early: bool = False,
 ) -> AsyncIterator[Change]:
     """Yields at once, and again whenever the content of a manifest or of an included file is another.
 
@@ -56,22 +63,31 @@ async def watch(
     try:
         while True:
             await wakes.next(included())
-            now = await _settled(look, folder, included, seen)
+            now = await asyncio.to_thread(look.at, folder, included())
+            if early and now != seen and look.is_whole(path for path in now if now[path] != seen.get(path)):
+                yield Change(files=_changed(seen, now), is_settled=False)
+            now = await _settled(look, folder, included, seen, now)
             if now != seen:
-                changed = sorted(path for path in now.keys() | seen.keys() if now.get(path) != seen.get(path))
-                seen = now
-                yield Change(files=tuple(changed))
+                changed, seen = _changed(seen, now), now
+                yield Change(files=changed)
     finally:
         await wakes.close()
 
 
+def _changed(before: dict[str, bytes], after: dict[str, bytes]) -> tuple[str, ...]:
+    return tuple(sorted(path for path in after.keys() | before.keys() if after.get(path) != before.get(path)))
+
+
 async def _settled(
-    look: _Look, folder: Path, included: Callable[[], Iterable[Path]], seen: dict[str, bytes]
+    look: _Look,
+    folder: Path,
+    included: Callable[[], Iterable[Path]],
+    seen: dict[str, bytes],
+    now: dict[str, bytes],
 ) -> dict[str, bytes]:
     """What is there once nothing moves any more: a save may be several writes, a copy several files."""
-    now = await asyncio.to_thread(look.at, folder, included())
     for _ in range(MOST_CHECKS):
-        if now == seen or look.is_whole(path for path in now if now[path] != seen.get(path)):
+        if now == seen:
             return now
         await asyncio.sleep(QUIET_S)
         again = await asyncio.to_thread(look.at, folder, included())
