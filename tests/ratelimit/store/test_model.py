@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
-from inspect import isawaitable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,7 +17,7 @@ from ratelimit.store.connect import connect
 from ratelimit.store.memory import MemoryStore
 from ratelimit.store.redis import RedisStore
 from tests.ratelimit.clock import Clock
-from tests.ratelimit.store.conftest import Watcher
+from tests.ratelimit.store.conftest import Watcher, ask
 from tests.support.redis import Redis
 
 QUOTAS = st.sampled_from(
@@ -64,8 +63,7 @@ class Against(RuleBasedStateMachine):
     @rule(hits=st.integers(1, 4), times=st.integers(1, 8))
     def take(self, hits: int, times: int) -> None:
         takes = [Take(self.key, self.budget, hits)] * times
-        answer = self.store.take(takes)
-        taken = self.loop.run_until_complete(_of(answer)) if isawaitable(answer) else answer
+        taken = self.loop.run_until_complete(ask(self.store, *takes))
         for said in taken:
             assert (said.code is Code.OK) == self.model.take(hits, self.clock())
             assert said.remaining == int(self.model.tokens)
@@ -80,10 +78,6 @@ class Against(RuleBasedStateMachine):
         if hasattr(self, "budget"):
             passed = Fraction(self.clock() - self.began)
             assert self.admitted <= self.budget.burst + passed * self.model.rate
-
-
-async def _of(answer: Awaitable[list[object]]) -> list[object]:
-    return await answer
 
 
 SETTINGS = settings(
