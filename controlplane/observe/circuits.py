@@ -113,8 +113,9 @@ def _next(memory: _Memory, endpoints: tuple[EndpointSeen, ...], now: float) -> S
         return State.OPEN
     if memory.state is State.CLOSED:
         return State.CLOSED
+    # An endpoint that was never out, or whose counters began anew with its cluster, is as good as a proven one.
     proven = any(
-        endpoint.successes > memory.successes_when_back.get(endpoint.address, endpoint.successes)
+        endpoint.successes != memory.successes_when_back.get(endpoint.address)
         for endpoint in endpoints
         if not endpoint.is_ejected
     )

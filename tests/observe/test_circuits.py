@@ -56,6 +56,22 @@ def test_the_retest_is_due_when_the_first_endpoint_is() -> None:
     assert run((0, (seen(ejected=True), back)), (10, (seen(ejected=True), late)))[1] == (State.OPEN, 20.0)
 
 
+def test_an_endpoint_that_was_never_out_closes_it() -> None:
+    """The service moved while its circuit was open: nothing that could be half open is left."""
+    moved = seen(ejected=False, address="10.0.0.2:80")
+    assert run((0, (seen(ejected=True),)), (1, (moved,)))[1] == (State.CLOSED, None)
+
+
+def test_counters_that_began_anew_close_it() -> None:
+    """An edit made a new cluster, whose circuit is closed and whose counters are zero."""
+    states = run(
+        (0, (seen(ejected=True, successes=5),)),
+        (1, (seen(ejected=False, successes=5),)),
+        (2, (seen(ejected=False, successes=0),)),
+    )
+    assert [state for state, _ in states] == [State.OPEN, State.HALF_OPEN, State.CLOSED]
+
+
 def test_changes_are_told_once() -> None:
     circuits = Circuits()
     told = [circuits.observe({"tickets": (seen(ejected=e),)}, OPEN_FOR, t)[1] for t, e in ((0, True), (1, True))]
