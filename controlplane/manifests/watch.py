@@ -31,7 +31,7 @@ MOST_CHECKS = 20
 YOUNG_S = 2.0  # a file changed so recently may change again within its time stamp's resolution
 
 _MISSING = b"missing"
-_SIZE, _MODIFIED, _CHANGED = range(3)  # in a file's status
+_DEVICE, _INODE = range(2)  # in a file's status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,17 +102,12 @@ class _Look:
     """Looks at files; reads again only those whose status is another."""
 
     _known: dict[str, tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
-    _targets: dict[str, str] = field(default_factory=dict)
-    _swung: set[str] = field(default_factory=set)
+    _identities: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _replaced: set[str] = field(default_factory=set)
 
     def is_whole(self, paths: Iterable[str]) -> bool:
-        """Whether each of these was put in place as it is now: renamed after its last write, or behind another link."""
-        return all(path in self._swung or self._was_renamed(path) for path in paths)
-
-    def _was_renamed(self, path: str) -> bool:
-        """Renaming changes a file's status and not its content (rename(2)), so the one time is after the other."""
-        known = self._known.get(path)
-        return known is not None and known[0][_CHANGED] > known[0][_MODIFIED] and known[0][_SIZE] > 0
+        """Whether each of these was put in place as it is now: another file took its name, or its link was swung."""
+        return all(path in self._replaced for path in paths)
 
     def at(self, folder: Path, included: Iterable[Path]) -> dict[str, bytes]:
         """The digest of every file, by path."""
@@ -122,9 +117,9 @@ class _Look:
             files = []
         digests = {str(path): self._digest(path) for path in (*files, *included)}
         self._known = {path: known for path, known in self._known.items() if path in digests}
-        targets = {path: os.path.realpath(path) for path in digests if path in self._known}
-        self._swung = {path for path, target in targets.items() if self._targets.get(path, target) != target}
-        self._targets = targets
+        identities = {path: (known[0][_DEVICE], known[0][_INODE]) for path, known in self._known.items()}
+        self._replaced = {path for path, one in identities.items() if self._identities.get(path, one) != one}
+        self._identities = identities
         return digests
 
     def _digest(self, path: Path) -> bytes:
@@ -132,7 +127,7 @@ class _Look:
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):
                 return _MISSING
-            status = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+            status = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             known = self._known.get(str(path))
             if known is not None and known[0] == status and time.time() - found.st_mtime > YOUNG_S:
                 return known[1]

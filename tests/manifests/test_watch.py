@@ -201,7 +201,7 @@ async def test_who_wants_to_be_early_is_told_at_once_of_files_put_in_place_whole
     fresh = tmp_path / "fresh"
     fresh.write_text("a: 2\n")
     told = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0.01)  # lets the file be older than its renaming
+    await asyncio.sleep(0)
     fresh.replace(folder / "a.yaml")
     seen = [await told, await anext(changes)]
     assert [(change.files, change.is_settled) for change in seen] == [
