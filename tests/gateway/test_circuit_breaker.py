@@ -149,3 +149,27 @@ async def test_one_of_two_endpoints_fails_and_the_other_answers(
     seen = len(origin.requests)
     assert await _statuses(gateway, 10) == [200] * 10
     assert len(origin.requests) == seen
+
+
+async def test_the_circuit_is_seen_open_half_open_and_closed(gateway: Gateway, origin: Origin) -> None:
+    """The control plane asks Envoy once a second, so every state here lasts longer than that."""
+
+    async def shows(state: str) -> dict[str, Any] | None:
+        circuits = {one["name"]: one["circuit"] for one in (await gateway.status())["services"]}
+        now: dict[str, Any] | None = circuits.get("orders")
+        return now if now is not None and now["state"] == state else None
+
+    await gateway.apply(manifest(origin.address, consecutive_failures=2, open_for="3s"))
+    assert await _statuses(gateway, 1) == [200]  # an edit while it was open leaves it half open until this
+    await until("the circuit shown closed", lambda: shows("CLOSED"))
+    origin.always(FAIL)
+    await _opens(gateway)
+    opened = await until("the circuit shown open", lambda: shows("OPEN"))
+    assert opened is not None
+    assert 0 <= opened["retest_in_s"] <= 3
+    origin.always(Answer())
+    half_open = await until("the circuit shown half open", lambda: shows("HALF_OPEN"))
+    assert half_open is not None
+    assert half_open["retest_in_s"] is None
+    assert await _statuses(gateway, 1) == [200]
+    await until("the circuit shown closed again", lambda: shows("CLOSED"))

@@ -23,7 +23,7 @@ NOBODY_PORT = free_port()
 
 def manifest(origin: Origin) -> dict[str, Any]:
     return {
-        "gateway": {"clients": {"max_header_size": "8KiB", "max_headers": 50}},
+        "gateway": {"clients": {"max_header_size": "8KiB", "max_headers": 50, "headers_timeout": "300ms"}},
         "services": {
             "orders": {
                 "endpoints": [origin.address],
@@ -42,7 +42,8 @@ def manifest(origin: Origin) -> dict[str, Any]:
             },
         },
         "routes": [
-            {"path": "/orders/**", "service": "orders", "auth": "public", "timeout": "400ms", "body_limit": "1KB"},
+            {"path": "/orders/**", "service": "orders", "auth": "public", "body_limit": "1KB"},
+            {"path": "/orders/slow", "service": "orders", "auth": "public", "timeout": "400ms"},
             {"path": "/nobody/**", "service": "nobody", "auth": "public", "methods": ["GET"]},
             {"path": "/narrow/**", "service": "narrow", "auth": "public"},
         ],
@@ -68,7 +69,7 @@ async def test_a_service_that_fails(
     served: Gateway, origin: Origin, behaviour: Behaviour, status: int, code: str
 ) -> None:
     origin.always(behaviour)
-    assert_error(await served.request("GET", "/orders/1"), status, code)
+    assert_error(await served.request("GET", "/orders/slow"), status, code)
     assert len(origin.requests) == 1
 
 
@@ -136,7 +137,29 @@ async def test_a_chunked_body_over_the_limit_is_413(served: Gateway, origin: Ori
 )
 async def test_headers_over_the_limit_are_431(served: Gateway, origin: Origin, headers: tuple[Any, ...]) -> None:
     response = await served.request("GET", "/orders/1", headers=headers)
-    assert response.status == 431
+    assert (response.status, response.json()["code"]) == (431, "headers_too_large")
+    assert_nothing_of_envoy(response)
+    assert origin.requests == []
+
+
+async def test_headers_that_do_not_end_are_408(served: Gateway, origin: Origin) -> None:
+    response = await served.raw(b"GET /orders/1 HTTP/1.1\r\nhost: gateway.test\r\nx-slow: ")
+    assert (response.status, response.json()["code"]) == (408, "request_timeout")
+    assert origin.requests == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(b"GET /orders/1 HTTP/1.1\r\n\r\n", id="no host"),
+        pytest.param(b"nonsense\r\n\r\n", id="nonsense"),
+        pytest.param(b"GET /orders HTTP/1.1\r\nhost: a\r\nx_id: 1\r\n\r\n", id="an underscore in a name"),
+    ],
+)
+async def test_what_is_not_http_is_400(served: Gateway, origin: Origin, message: bytes) -> None:
+    response = await served.raw(message)
+    assert (response.status, response.json()["code"]) == (400, "bad_request")
+    assert response.json().keys() == {"error", "message", "status", "request_id", "code"}
     assert_nothing_of_envoy(response)
     assert origin.requests == []
 

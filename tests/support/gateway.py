@@ -30,6 +30,7 @@ from tests.support.wire import ClosedError
 
 Manifest = Mapping[str, Any] | str
 SERVICES = ("extauthz", "ratelimit")
+_START_S = 60.0  # three Python processes start together, on a machine that may be busy
 
 
 def causeway(*arguments: str | Path) -> list[str]:
@@ -150,7 +151,7 @@ class Gateway:
             return len(names) >= wanted
 
         try:
-            await until("Envoy and the services connected", all_there, within_s=40.0)
+            await until("Envoy and the services connected", all_there, within_s=_START_S)
         except NeverHappenedError as failure:
             raise NeverHappenedError(f"{failure}; connected are {names}") from None
 
@@ -190,7 +191,7 @@ class Gateway:
             except (OSError, ClosedError):
                 return None
 
-        answered = await until(f"the control plane answering {path}", ask)
+        answered = await until(f"the control plane answering {path}", ask, within_s=_START_S)
         assert answered is not None
         answer: dict[str, Any] = answered.json()
         return answer
