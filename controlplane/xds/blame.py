@@ -35,8 +35,8 @@ def tried(channel: Channel, target: Resource) -> tuple[Form, Verdicts]:
     name = target.name
     accepted = channel.acked.get(name, ABSENT)
     if name in channel.pinned:
-        if channel.pinned[name] == target.version:
-            return accepted, ()
+        if channel.pinned[name].version == target.version:
+            return accepted, (channel.pinned[name],)  # said again: whoever keeps verdicts may have forgotten it
         del channel.pinned[name]
     trial = channel.part_trials.get(name)
     if trial is None:
@@ -47,7 +47,7 @@ def tried(channel: Channel, target: Resource) -> tuple[Form, Verdicts]:
     while True:
         form = trial.form()
         if trial.is_concluded:
-            return form, ()
+            return form, _verdicts(trial)
         if form.version in trial.rejected:
             if not trial.reject():
                 return accepted, _pin(channel, target, trial.text)
@@ -78,24 +78,27 @@ def _refused_alone(channel: Channel, form: Resource, text: str) -> Verdicts:
 
 def _pin(channel: Channel, form: Resource, text: str) -> Verdicts:
     channel.part_trials.pop(form.name, None)
-    channel.pinned[form.name] = form.version
     accepted = channel.acked.get(form.name)
-    return (
-        Verdict(
-            type_url=form.type_url,
-            name=form.name,
-            version=form.version,
-            part=None,
-            rejected=form.body,
-            replacement=accepted.body if isinstance(accepted, Resource) else b"",
-            text=text,
-            origins=form.origins,
-        ),
+    verdict = Verdict(
+        type_url=form.type_url,
+        name=form.name,
+        version=form.version,
+        part=None,
+        rejected=form.body,
+        replacement=accepted.body if isinstance(accepted, Resource) else b"",
+        text=text,
+        origins=form.origins,
     )
+    channel.pinned[form.name] = verdict
+    return (verdict,)
 
 
 def _conclude(trial: PartTrial) -> Verdicts:
     trial.is_concluded = True
+    return _verdicts(trial)
+
+
+def _verdicts(trial: PartTrial) -> Verdicts:
     target = trial.target
     return tuple(
         Verdict(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from controlplane.snapshot.resource import Resource
-from controlplane.xds.protocol import LEGACY_WILDCARD
+from controlplane.xds.protocol import LEGACY_WILDCARD, Verdict
 from controlplane.xds.subscription import Subscription
 from controlplane.xds.trial import PartTrial, Suspects
 
@@ -62,13 +62,15 @@ class Channel:
     """Names that may differ from what the client has. Always holds the owed ones."""
     must_answer: bool = False
     """The client waits for a response even if it is empty: the first one of a wildcard."""
+    withdrawn: dict[str, dict[str, Form]] = field(default_factory=dict)
+    """By version: what the client would hold had it accepted a response that was superseded before it said so."""
     told: dict[str, float] = field(default_factory=dict)
     """When each resource with a time to live was last sent or refreshed."""
     last_nonce: str = ""
     last_version: str = ""
     suspects: Suspects = field(default_factory=Suspects)
-    pinned: dict[str, str] = field(default_factory=dict)
-    """Versions, by name, that the client refused and is not offered again."""
+    pinned: dict[str, Verdict] = field(default_factory=dict)
+    """What the client refused as a whole, by name: that version is not offered again."""
     part_trials: dict[str, PartTrial] = field(default_factory=dict)
     refused: dict[Content, None] = field(default_factory=dict)
     doubtful: dict[str, list[Form]] = field(default_factory=dict)
@@ -94,6 +96,9 @@ class Channel:
     def forget(self, name: str) -> None:
         """The client no longer asks for the name: it holds nothing of it, and must get it again if it asks again."""
         self.settle(name)
+        self._drop(name)
+
+    def _drop(self, name: str) -> None:
         for book in (self.sent, self.acked, self.pinned, self.part_trials, self.doubtful, self.told):
             book.pop(name, None)
 
@@ -113,13 +118,25 @@ class Channel:
 
     def withdraw(self) -> None:
         """Unanswered offers are superseded: what they held counts as never sent, and is part of the next one."""
+        self.withdrawn[self.last_version] = dict(self.sent)
         for nonce in tuple(self.offers):
             offer = self.offers.pop(nonce)
             self._doubt(offer)
             self._roll_back(offer)
 
+    def holds_version(self, version: str) -> None:
+        """State of the world: a client says with each request what it accepted last; that may be what was withdrawn."""
+        state = self.withdrawn.get(version)
+        if state is not None:
+            self.dirty.update(self.sent.keys() | state.keys())
+            self.acked, self.sent = dict(state), dict(state)
+            for offer in self.offers.values():
+                self.sent.update(offer.changes)
+        self.withdrawn.clear()
+
     def accepted(self, nonce: str, now: float) -> None:
         offer = self.offers.pop(nonce)
+        self.withdrawn.clear()
         self.acked_at = now
         if not self.offers and not self.suspects and not self.pinned:
             self.nack = None
@@ -133,7 +150,7 @@ class Channel:
             if name in self.part_trials and not self.part_trials[name].is_concluded:
                 self.dirty.add(name)
             if form is ABSENT and name not in self.subscription.names and self.sent.get(name) is ABSENT:
-                self.forget(name)
+                self._drop(name)  # it may be dirty again meanwhile, and stays so
         if offer.is_trial:
             self.suspects.done()
 
@@ -168,7 +185,7 @@ class Channel:
 
     def _roll_back(self, offer: Offer) -> None:
         for name, form in offer.changes.items():
-            if self.sent.get(name) is not form:
+            if self.sent.get(name) is not form or any(name in later.changes for later in self.offers.values()):
                 continue
             if name in self.acked:
                 self.sent[name] = self.acked[name]

@@ -262,9 +262,11 @@ class ControlPlane:
         verdicts = stream.verdicts()
         if verdicts and stream.node is not None:
             kind = stream.node.kind
+            is_new = False
             for verdict in verdicts:
                 held = self.quarantine.add(kind, stream.node.id, verdict, self._wall())
                 if held is not None:
+                    is_new = True
                     _log.error(
                         "rejected by a client and kept back",
                         where=[str(origin) for origin in held.origins],
@@ -276,11 +278,12 @@ class ControlPlane:
                         reason=held.text,
                     )
                     metrics.KEPT_BACK.labels(type=held.type_url.rpartition(".")[2]).inc()
-            self._effective.pop(kind, None)
-            for other in self.sessions:
-                if other.stream.node is not None and other.stream.node.kind == kind:
-                    self._publish(other)
-            self.on_change()
+            if is_new:
+                self._effective.pop(kind, None)
+                for other in self.sessions:
+                    if other.stream.node is not None and other.stream.node.kind == kind:
+                        self._publish(other)
+                self.on_change()
         self._settle_one(session)
         self._check_gate()
 

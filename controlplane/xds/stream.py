@@ -200,6 +200,8 @@ class Stream:
         if request.nonce != channel.last_nonce and not (is_first and not channel.last_nonce):
             return  # stale: the client had not read our latest response when it wrote this
         if request.nonce in channel.offers:
+            if request.error is not None:
+                channel.holds_version(request.version)
             self._answered(channel, request.nonce, request.error, now)
         was_wildcard = channel.subscription.is_wildcard
         names, folders = channel.subscription.names, channel.subscription.folders

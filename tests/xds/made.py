@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import config_source_pb2, extension_pb2
@@ -27,6 +28,7 @@ def packed(message: Message) -> any_pb2.Any:
     return box
 
 
+@cache
 def cluster(name: str, *, timeout_ms: int = 1000, eds: bool = True, port: int = 0) -> Resource:
     """An EDS cluster, or with `eds=False` a static one."""
     message = cluster_pb2.Cluster(name=name)
@@ -40,6 +42,7 @@ def cluster(name: str, *, timeout_ms: int = 1000, eds: bool = True, port: int = 
     return whole(types.CLUSTER, name, message.SerializeToString(deterministic=True))
 
 
+@cache
 def bad_cluster(name: str, *, origin: Origin | None = None) -> Resource:
     """Envoy refuses a negative time-out, without naming the cluster."""
     message = cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.STATIC)
@@ -47,6 +50,7 @@ def bad_cluster(name: str, *, origin: Origin | None = None) -> Resource:
     return whole(types.CLUSTER, name, message.SerializeToString(), *([origin] if origin else []))
 
 
+@cache
 def endpoints(name: str, *ports: int) -> Resource:
     return whole(types.ENDPOINT, name, _assignment(name, ports).SerializeToString(deterministic=True))
 
@@ -107,6 +111,7 @@ def routes(name: str, table: Mapping[str, str | route_components_pb2.Route]) -> 
     )
 
 
+@cache
 def listener(name: str, port: int, to: str, *, api: bool = False, stat_prefix: str = "in") -> Resource:
     """A listener whose routes are the route configuration `to`."""
     manager = hcm_pb2.HttpConnectionManager(stat_prefix=stat_prefix)

@@ -599,3 +599,18 @@ def test_api_listeners(variant: Variant) -> None:
     other.serve(state(LDS=[envoys, theirs]))
     other.ask("svc")
     assert other.talk() == ["LDS svc@1"]
+
+
+@row("Delta", "D7", "What was removed and came back before the removal was accepted is sent again", DELTA, FULL)
+def test_removed_and_back_before_the_ack(variant: Variant, kind: str) -> None:
+    """Found by the fuzz test: the acceptance of the removal must not make the addition forgotten."""
+    play = Play(variant, kind)
+    play.serve(**{kind: {"A": 1, "B": 1}})
+    play.ask("*")
+    play.talk()
+    play.serve(**{kind: {"A": 1}})
+    (removal,) = play.hear()
+    play.serve(**{kind: {"A": 1, "B": 1}})
+    assert play.hears() == []
+    play.ack(removal)
+    assert play.talk() == [f"{kind} B@1"]

@@ -12,6 +12,7 @@ from google.protobuf import any_pb2
 from controlplane.xds.controlplane import ControlPlane
 from serving.address import TcpAddress
 from serving.server import Server
+from tests.support.waiting import until
 from tests.xds.adapter import MESSAGES, Adapter
 from tests.xds.playbook import plain
 from tests.xds.rows import DELTA, SOTW, TYPES, Variant, row
@@ -27,6 +28,7 @@ class Harness:
 
     adapter: grpc.aio.Channel
     client: WireClient
+    plane: ControlPlane
 
     async def set_state(self, *kinds: str, resources: str = "ABC", version: int = 1) -> None:
         boxes = [
@@ -38,8 +40,12 @@ class Harness:
         await self._call(verb, "ResourceRequest", typeUrl=TYPES[kind], resourceName=name, version=str(version))
 
     async def _call(self, method: str, message: str, **fields: object) -> None:
+        await until("what the client said is heard", lambda: self._heard() == self.client.requests)
         request = MESSAGES[message](node="test-id", **fields)
         await self.adapter.unary_unary(f"/adapter.Adapter/{method}")(request.SerializeToString())
+
+    def _heard(self) -> int:
+        return sum(one.requests for session in self.plane.sessions for one in session.stream.channels.values())
 
     async def hears(self, *expected: str, version: int) -> None:
         """One response with exactly these, at this version."""
@@ -74,7 +80,7 @@ async def harness(variant: Variant, kind: str) -> AsyncIterator[Harness]:
         grpc.aio.insecure_channel(f"127.0.0.1:{adapter_at.port}") as channel,
         connected(xds_at.port, variant, kind) as client,
     ):
-        yield Harness(channel, client)
+        yield Harness(channel, client, plane)
     plane.end_all()
     await xds.drain(grace_s=0)
     await adapter.drain(grace_s=0)
