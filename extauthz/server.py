@@ -1,5 +1,9 @@
-"""One worker of the authorization service: settings in, a gRPC server, an admin server, the policy from the control
-plane or from a file, and a graceful end."""
+"""One worker of the authorization service: settings in, gRPC and an admin server, the policy from the control plane or
+from a file, and a graceful end.
+
+Where Envoy is on the same host it asks over a Unix socket, and that socket is served by the lean server, because there
+the transport is most of the cost. TCP is served by grpcio, with TLS, health and reflection.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from typing import Final
 
+import structlog
 from aiohttp import web
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import REGISTRY
 
 from extauthz.core.revocations import Revocation
@@ -19,15 +26,20 @@ from extauthz.policy import RESOURCE_NAME
 from extauthz.revocation import LONGEST_S, StoreUnavailable
 from extauthz.service import GRPC_SERVICE, ExtAuthz, Options
 from extauthz.settings import Settings
-from serving.address import Address
+from serving.address import Address, TcpAddress, UnixAddress
 from serving.admin import Admin
 from serving.ads import AdsClient, Subscription, policy_json
+from serving.http2 import UnaryServer
 from serving.process import background
-from serving.server import Call, Server, Service, Unary
+from serving.server import Call, Server, Service, Unary, remove_stale_socket
 from serving.tls import TlsFiles
 
-FIRST_KEYS_S = 2.0
-READY_POLL_S = 0.02
+CHECK: Final = f"/{GRPC_SERVICE}/Check"
+HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
+FIRST_KEYS_S: Final = 2.0
+READY_POLL_S: Final = 0.02
+
+_log = structlog.get_logger("extauthz.server")
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -40,14 +52,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     )
     REGISTRY.register(service.metrics)
     admin = _admin(service)
-    server = Server(
-        [Service(name=GRPC_SERVICE, unary={"Check": _handler(service)})],
-        tls=_tls(settings),
-        allow_insecure=settings.allow_insecure,
-    )
+    listener = Listener(service, settings)
     try:
         async with service.running():
-            work = [_serving_when_ready(server, service)]
+            work = [_serving_when_ready(listener, service)]
             if settings.policy is not None:
                 service.apply(await asyncio.to_thread(settings.policy.read_text, encoding="utf-8"))
             elif settings.xds is not None:
@@ -55,21 +63,78 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             if settings.admin is not None:
                 await admin.start(settings.admin)
             async with background(*work):
-                await server.start(settings.listen, serving=False)
+                await listener.start(settings.listen)
                 admin.started()
                 await stop.wait()
-                await server.drain(grace_s=settings.drain)
+                await listener.drain(settings.drain)
     finally:
         await admin.stop()
         await fetcher.close()
         REGISTRY.unregister(service.metrics)
 
 
+class Listener:
+    """Where Envoy asks: Unix sockets by the lean server, TCP by grpcio; both say the same about their health."""
+
+    def __init__(self, service: ExtAuthz, settings: Settings) -> None:
+        self._lean = UnaryServer({CHECK: service.check, HEALTH_CHECK: self._health})
+        self._full = Server(
+            [Service(name=GRPC_SERVICE, unary={"Check": _handler(service)})],
+            tls=_tls(settings),
+            allow_insecure=settings.allow_insecure,
+        )
+        self._sockets: list[UnixAddress] = []
+        self._has_tcp = False
+        self._is_serving = False
+
+    async def start(self, addresses: Sequence[Address]) -> None:
+        """Listens, and says that it does not serve yet. Raises OSError."""
+        tcp = [address for address in addresses if isinstance(address, TcpAddress)]
+        if tcp:
+            await self._full.start(tcp, serving=False)
+            self._has_tcp = True
+        for address in addresses:
+            if isinstance(address, UnixAddress):
+                remove_stale_socket(address.path)
+                before = os.umask(0o177)
+                try:
+                    await self._lean.start_unix(str(address.path))
+                finally:
+                    os.umask(before)
+                self._sockets.append(address)
+                _log.info("listening", addresses=[str(address)], services=[GRPC_SERVICE])
+
+    async def set_serving(self) -> None:
+        self._is_serving = True
+        if self._has_tcp:
+            await self._full.set_serving(True)
+
+    async def drain(self, grace_s: float) -> None:
+        """Accepts nothing new and lets what is in flight finish."""
+        self._is_serving = False
+        drains = [self._lean.drain(grace_s)]
+        if self._has_tcp:
+            drains.append(self._full.drain(grace_s=grace_s))
+        await asyncio.gather(*drains)
+        for address in self._sockets:
+            address.path.unlink(missing_ok=True)
+
+    def _health(self, message: bytes) -> bytes:
+        asked = HealthCheckRequest.FromString(message).service
+        known = asked in ("", GRPC_SERVICE)
+        status = HealthCheckResponse.SERVING if self._is_serving else HealthCheckResponse.NOT_SERVING
+        answer: bytes = HealthCheckResponse(
+            status=status if known else HealthCheckResponse.SERVICE_UNKNOWN
+        ).SerializeToString()
+        return answer
+
+
 def _handler(service: ExtAuthz) -> Unary:
     check = service.check
 
     async def handle(message: bytes, call: Call) -> bytes:
-        return await check(message)
+        answer = check(message)
+        return answer if isinstance(answer, bytes) else await answer
 
     return handle
 
@@ -92,14 +157,14 @@ def _from_control_plane(
     return client.run()
 
 
-async def _serving_when_ready(server: Server, service: ExtAuthz) -> None:
+async def _serving_when_ready(listener: Listener, service: ExtAuthz) -> None:
     """Health says SERVING from the first policy on, and keys for it, or once they have been waited for long enough: an
     issuer that is away must not take the routes of the others with it."""
     waited_s = 0.0
     while not service.has_policy or (service.problem() is not None and waited_s < FIRST_KEYS_S):
         await asyncio.sleep(READY_POLL_S)
         waited_s = waited_s + READY_POLL_S if service.has_policy else 0.0
-    await server.set_serving(True)
+    await listener.set_serving()
 
 
 def _admin(service: ExtAuthz) -> Admin:

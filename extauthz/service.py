@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ class ExtAuthz:
         self._following: asyncio.Task[None] | None = None
         self._passwords = ThreadPoolExecutor(max_workers=1, thread_name_prefix="password")
         self._passwords_waiting = 0
-        self._until_log = 1
+        self._until_log = 1 if options.log_every_allow else 0
         self._hits, self._misses = 0, 0
 
     # The policy -----------------------------------------------------------------------------------------------------
@@ -172,8 +172,9 @@ class ExtAuthz:
 
     # The hot path ---------------------------------------------------------------------------------------------------
 
-    async def check(self, message: bytes) -> bytes:
-        """An encoded CheckResponse for an encoded CheckRequest. Raises nothing: what goes wrong here is a 503."""
+    def check(self, message: bytes) -> bytes | Awaitable[bytes]:
+        """An encoded CheckResponse for an encoded CheckRequest, at once unless a password has to be checked. Raises
+        nothing: what goes wrong here is a 503."""
         began = self._timer()
         authorizer = self._authorizer
         request: Request | None = None
@@ -181,12 +182,16 @@ class ExtAuthz:
             request = read(message, authorizer.api_key_header)
             decision = authorizer.decide(request, self._wall())
             if isinstance(decision, PasswordNeeded):
-                decision = await self._with_password(authorizer, request, decision.password)
+                return self._check_password(authorizer, request, decision.password, began)
         except DecodeError:
             decision = authorizer.refuse(None, "internal_error")
         except Exception:  # the boundary: a fault of ours must deny, and must be seen
             _log.exception("decision failed")
             decision = authorizer.refuse(request, "internal_error")
+        return self._answer(request, decision, began)
+
+    def _answer(self, request: Request | None, decision: Decision, began: float) -> bytes:
+        """The decision's bytes, once it has been counted and logged."""
         self.metrics.decided(decision.policy, decision.reason, self._timer() - began)
         if decision.allowed:
             self._until_log -= 1
@@ -198,6 +203,16 @@ class ExtAuthz:
                 self._keys.unknown_kid(decision.unknown_key.issuer, decision.unknown_key.kid)
             self._log_decision(request, decision)
         return decision.response
+
+    async def _check_password(
+        self, authorizer: Authorizer, request: Request, password: basic.Password, began: float
+    ) -> bytes:
+        try:
+            decision = await self._with_password(authorizer, request, password)
+        except Exception:  # the boundary, as in `check`
+            _log.exception("decision failed")
+            decision = authorizer.refuse(request, "internal_error")
+        return self._answer(request, decision, began)
 
     async def _with_password(self, authorizer: Authorizer, request: Request, password: basic.Password) -> Decision:
         """Checks the password beside the loop, one at a time, with a bounded queue."""
