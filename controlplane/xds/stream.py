@@ -153,7 +153,7 @@ class Stream:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """What was found guilty since the last call."""
-        found, self._verdicts = tuple(self._verdicts), []
+        found, self._verdicts = tuple(dict.fromkeys(self._verdicts)), []
         return found
 
     @property

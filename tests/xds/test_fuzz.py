@@ -180,7 +180,7 @@ class Conversation(RuleBasedStateMachine):
         return {one.name for parent in held for one in references(parent) if one.type_url == type_url}
 
     def ask(self) -> None:
-        """Says what is wanted now, where that is not what was said. Listeners are asked for once clusters came or failed."""
+        """Says what is wanted now, where it was not said. Listeners are asked for once clusters came or failed."""
         for type_url in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE):
             names = self.names(type_url)
             if type_url == types.LISTENER and not self.has_heard_of_clusters:
