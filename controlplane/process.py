@@ -10,7 +10,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from controlplane.observe.observer import Observer, as_json
 from controlplane.reconcile import Built, build
 from controlplane.resolve.resolve import Deployment
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.translate.translate import translate
 from controlplane.xds.controlplane import ControlPlane, Inconsistent, Outcome
 
 _log = structlog.get_logger("controlplane")
@@ -80,6 +81,8 @@ class Process:
         self._built: Built | None = None
         self._files: tuple[Path, ...] = ()  # read besides the manifests: certificates, keys, included secrets
         self._lock = asyncio.Lock()
+        self._troubled: tuple[str, ...] = ()
+        observer.on_look = self._tighten
 
     async def run(self) -> None:
         """Reads the folder now and after every change. Never returns."""
@@ -141,7 +144,7 @@ class Process:
         if isinstance(built, Refused):
             return "refused", tuple(map(str, built.problems))
         try:
-            outcome = await self.plane.set_snapshot(built.snapshot, confirmed=confirmed)
+            outcome = await self.plane.set_snapshot(self._snapshot(built), confirmed=confirmed)
         except Inconsistent as problem:
             return "refused", problem.problems
         if outcome is not Outcome.HELD:
@@ -152,6 +155,24 @@ class Process:
                 if cluster.outliers is not None
             }
         return outcome.value, ()
+
+    def _snapshot(self, built: Built) -> Snapshot:
+        if not self._troubled:
+            return built.snapshot
+        return Snapshot.of(translate(replace(built.gateway, troubled=self._troubled)))
+
+    async def _tighten(self) -> None:
+        """Limits that name a service in trouble are tightened while it is, and loosened afterwards."""
+        if self._built is None:
+            return
+        named = {name for limit in self._built.gateway.limits if limit.tighten for name in limit.tighten.services}
+        troubled = tuple(sorted(c.service for c in self.observer.circuits if c.is_troubled and c.service in named))
+        if troubled == self._troubled:
+            return
+        async with self._lock:
+            self._troubled = troubled
+            _log.warning("limits follow their services", tightened_for=list(troubled))
+            await self._serve(self._built, confirmed=False)
 
     def status(self) -> dict[str, object]:
         """What `/status` answers."""

@@ -73,6 +73,7 @@ class Gateway:
     clusters: tuple[Cluster, ...]
     identity: Identity
     limits: tuple[Limit, ...]
+    troubled: tuple[str, ...] = ()  # services that are unhealthy or overloaded now: limits may be tightened meanwhile
     response_headers: HeaderMutations
 
     @property

@@ -54,6 +54,12 @@ class Circuit:
         """How many endpoints take requests."""
         return sum(endpoint.is_available for endpoint in self.endpoints)
 
+    @property
+    def is_troubled(self) -> bool:
+        """Whether the service needs sparing: its circuit is not closed, half of it is out, or it has all it can do."""
+        half_out = bool(self.endpoints) and self.available * 2 <= len(self.endpoints)
+        return self.state is not State.CLOSED or half_out or any(each.is_overloaded for each in self.endpoints)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
 import structlog
@@ -27,6 +27,8 @@ class Observer:
         self.circuits: tuple[Circuit, ...] = ()
         self.open_for_s: Mapping[str, float] = {}
         """How long each service's circuit stays open: from the manifests, set on each change."""
+        self.on_look: Callable[[], Awaitable[None]] | None = None
+        """Called after each look at Envoy."""
         self._admins = tuple(map(EnvoyAdmin, addresses))
         self._circuits = Circuits()
         self._clock = clock
@@ -54,6 +56,8 @@ class Observer:
                 _CHANGES.labels(service=change.service, state=change.after.name).inc()
             for circuit in self.circuits:
                 _STATE.labels(service=circuit.service).set(circuit.state.value)
+            if self.on_look is not None:
+                await self.on_look()
             return
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -287,6 +288,35 @@ async def test_parallel_requests_admit_exactly_the_limit(gateway: Gateway, origi
 
     assert (answered.count(200), answered.count(429)) == (20, 40)
     assert len(origin.requests) == 20
+
+
+async def test_a_limit_is_tightened_while_a_service_is_in_trouble(
+    gateway: Gateway, origin: Origin, origins: Callable[..., Origin]
+) -> None:
+    broken = origins("broken")
+    broken.always(Answer(status=500))
+    limit = {"rate": "8/hour", "by": "ip", "tighten": {"to": "25%", "while_unhealthy": ["broken"]}}
+    routes = (
+        {"path": "/spared", "limits": ["spare"], "auth": "public"},
+        {"path": "/broken", "service": "broken", "auth": "public"},
+    )
+    written = manifest(origin, {"spare": limit}, *routes)
+    breaker = {"consecutive_failures": 2, "open_for": "2m"}
+    written["services"]["broken"] = {
+        "endpoints": [broken.address],
+        "retry": {"attempts": 0},
+        "circuit_breaker": breaker,
+    }
+    await gateway.apply(written)
+    assert await statuses(gateway, "/spared", *[from_("198.51.100.131")] * 3) == [200, 200, 200]
+
+    async def is_tightened() -> bool:
+        await gateway.request("GET", "/broken")
+        return bool((await ask_service(gateway, "GET", "/limits"))["troubled"] == ["broken"])
+
+    await until("the circuit open and the limit tightened", is_tightened)
+
+    assert await statuses(gateway, "/spared", *[from_("198.51.100.132")] * 3) == [200, 200, 429]
 
 
 async def remaining(gateway: Gateway, limit: str, ip: str, count: int) -> None:
