@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Final
 
 from extauthz.core.jwk import MAX_KID, Key, KeySet
-from extauthz.core.strict import base64url, json_object
+from extauthz.core.strict import base64url_of_alphabet, json_object
 
 MAX_TOKEN_BYTES: Final = 8 * 1024
 MAX_HEADER_CHARACTERS: Final = 2048
 
-_COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)", re.ASCII)
+_COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)")
 
 REFUSED_HEADER_MEMBERS: Final = frozenset(("crit", "b64", "zip", "cty", "enc", "jku", "jwk", "x5u", "x5c"))
 """Extensions we would have to understand (`crit`, `b64`), encryption or compression, and keys chosen by the sender."""
@@ -58,10 +58,10 @@ def parse(token: str | bytes) -> Jws:
     """The parts of a compact JWS. Raises TokenRefused, with no other exception for any input."""
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenRefused("token_too_large")
-    if isinstance(token, bytes):
+    if isinstance(token, str):
         try:
-            token = token.decode("ascii")
-        except UnicodeDecodeError:
+            token = token.encode("ascii")
+        except UnicodeEncodeError:
             raise TokenRefused("token_malformed", "not ASCII") from None
     found = _COMPACT.fullmatch(token)
     if found is None:
@@ -73,7 +73,7 @@ def parse(token: str | bytes) -> Jws:
     if isinstance(parsed, str):
         raise TokenRefused("token_malformed", parsed)
     try:
-        return Jws(parsed, base64url(payload), token[: found.end(2)].encode("ascii"), base64url(signature))
+        return Jws(parsed, base64url_of_alphabet(payload), token[: found.end(2)], base64url_of_alphabet(signature))
     except ValueError:
         raise TokenRefused("token_malformed", "not base64url") from None
 
@@ -104,10 +104,10 @@ def check_signature(jws: Jws, key: Key) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _header(encoded: str) -> Header | str:
+def _header(encoded: bytes) -> Header | str:
     """The header, or why it is refused. Tokens of one key share theirs, so it is remembered."""
     try:
-        header = json_object(base64url(encoded))
+        header = json_object(base64url_of_alphabet(encoded))
     except ValueError as error:
         return f"header: {error}"
     refused = REFUSED_HEADER_MEMBERS.intersection(header)

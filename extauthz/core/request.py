@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from typing import Final, NamedTuple
 
+from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from extauthz.policy import CONTEXT_POLICY_KEY, REQUEST_ID_HEADER
 
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request to decide on. Header values are kept as bytes, every occurrence of them, in order."""
+
+class Request(NamedTuple):
+    """One request to decide on. Header values are kept as bytes, every occurrence of them, in order.
+
+    A tuple, because one is made for every request and a frozen dataclass takes four times as long.
+    """
 
     policy: str
     method: str
@@ -32,32 +38,32 @@ def read(message: bytes, api_key_header: str) -> Request:
     """
     attributes = CheckRequest.FromString(message).attributes
     http = attributes.request.http
-    authorization: list[bytes] = []
-    api_key: list[bytes] = []
-    request_id = ""
-    for header in http.header_map.headers:
-        name = header.key
+    authorization: tuple[bytes, ...] = ()
+    api_key: tuple[bytes, ...] = ()
+    request_id = b""
+    for name, value in _headers(http):
         if name == "authorization":
-            authorization.append(header.raw_value or header.value.encode())
-        elif name == api_key_header:
-            api_key.append(header.raw_value or header.value.encode())
-        elif name == REQUEST_ID_HEADER:
-            request_id = (header.raw_value or header.value.encode()).decode("latin-1")
-    for name, value in http.headers.items():
-        if name == "authorization":
-            authorization.append(value.encode())
-        elif name == api_key_header:
-            api_key.append(value.encode())
+            authorization += (value,)
         elif name == REQUEST_ID_HEADER:
             request_id = value
+        elif name == api_key_header:
+            api_key += (value,)
+    source = attributes.source
     return Request(
-        policy=attributes.context_extensions.get(CONTEXT_POLICY_KEY, ""),
-        method=http.method,
-        path=http.path,
-        host=http.host,
-        address=attributes.source.address.socket_address.address,
-        principal=attributes.source.principal,
-        request_id=request_id if len(request_id) <= 128 and request_id.isprintable() and request_id.isascii() else "",
-        authorization=tuple(authorization),
-        api_key=tuple(api_key),
+        attributes.context_extensions.get(CONTEXT_POLICY_KEY, ""),
+        http.method,
+        http.path,
+        http.host,
+        source.address.socket_address.address,
+        source.principal,
+        request_id.decode("ascii") if _REQUEST_ID.fullmatch(request_id) else "",
+        authorization,
+        api_key,
     )
+
+
+def _headers(http: AttributeContext.HttpRequest) -> list[tuple[str, bytes]]:
+    raw = http.header_map.headers
+    if raw:
+        return [(header.key, header.raw_value or header.value.encode()) for header in raw]
+    return [(name, value.encode()) for name, value in http.headers.items()]
