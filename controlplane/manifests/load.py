@@ -18,14 +18,14 @@ import yaml
 
 from controlplane.manifests.file import ManifestFile, Place, Read, key_text, read_file
 from controlplane.manifests.interpolation import Environment
-from controlplane.manifests.models.document import Manifest
+from controlplane.manifests.models.document import Manifest, RouteGroup
 from controlplane.manifests.models.gateway import Gateway
 from controlplane.manifests.models.identity import ApiKey, Identity
 from controlplane.manifests.models.limits import Limit
-from controlplane.manifests.models.route import Route
 from controlplane.manifests.models.service import Service
 from controlplane.manifests.problem import Problem, Steps, in_order
 from controlplane.manifests.syntax import length_of
+from controlplane.memo import by_identity
 from controlplane.origin import Origin
 
 SUFFIXES = (".yaml", ".yml")
@@ -270,6 +270,27 @@ def _reader(root: Path) -> Callable[[str], str]:
     return read
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Routes:
+    """The routes of one document, where each is, and the names that some have."""
+
+    group: RouteGroup
+    entries: tuple[tuple[ManifestFile, Place], ...]
+    names: tuple[tuple[int, str], ...]
+
+
+@by_identity(4096)
+def _routes_of(read: Read, file: ManifestFile) -> _Routes:
+    items = file.place(read.root, ("routes",)).node.value
+    places = tuple(Place(items[number]) for number in read.routes)
+    routes = read.document.routes
+    return _Routes(
+        group=RouteGroup(routes=routes, origins=tuple(file.origin(place.marked) for place in places)),
+        entries=tuple((file, place) for place in places),
+        names=tuple((index, route.name) for index, route in enumerate(routes) if route.name is not None),
+    )
+
+
 @dataclass(slots=True)
 class _Merge:
     """The sections as they come together."""
@@ -281,7 +302,8 @@ class _Merge:
     api_keys: dict[str, ApiKey] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
-    routes: list[Route] = field(default_factory=list)
+    groups: list[RouteGroup] = field(default_factory=list)
+    count: int = 0
     names: dict[str, Steps] = field(default_factory=dict)
 
     def add(self, file: ManifestFile, read: Read) -> None:
@@ -301,17 +323,17 @@ class _Merge:
     def _routes(self, read: Read, file: ManifestFile) -> None:
         if not read.document.routes:
             return
-        items = file.place(read.root, ("routes",)).node.value
-        for route, number in zip(read.document.routes, read.routes, strict=True):
-            node = items[number]
-            path: Steps = ("routes", len(self.routes))
-            self.routes.append(route)
-            self.entries[path] = (file, Place(node))
-            if route.name is not None:
-                first = self.names.setdefault(route.name, path)
-                if first != path:
-                    where = file.place(node, ("name",)).node
-                    self._twice(f'a route named "{route.name}"', file, where, first, ("name",), path)
+        written = _routes_of(read, file)
+        self.groups.append(written.group)
+        numbers = range(self.count, self.count + len(written.entries))
+        self.count = numbers.stop
+        self.entries.update(zip((("routes", number) for number in numbers), written.entries, strict=True))
+        for index, name in written.names:
+            path: Steps = ("routes", numbers[index])
+            first = self.names.setdefault(name, path)
+            if first != path:
+                where = file.place(written.entries[index][1].node, ("name",)).node
+                self._twice(f'a route named "{name}"', file, where, first, ("name",), path)
 
     def _named(
         self,
@@ -364,6 +386,6 @@ def _merge(
         api_keys=merge.api_keys,
         limits=merge.limits,
         services=merge.services,
-        routes=tuple(merge.routes),
+        route_groups=tuple(merge.groups),
     )
     return manifest, merge.entries

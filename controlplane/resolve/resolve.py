@@ -50,8 +50,7 @@ def resolve(manifest: Manifest, deployment: Deployment, place: Callable[[Path], 
     limits = tuple(_limits(manifest, place, findings))
     on_routes = tuple(one.on_route for one in limits)
     clusters = tuple(_clusters(manifest, deployment, place, read, findings))
-    origins = [place(("routes", number)) for number in range(len(manifest.routes))]
-    hosts = routes.virtual_hosts(manifest, origins, who, on_routes, findings)
+    hosts = routes.virtual_hosts(manifest, who, on_routes, findings)
     listeners = tuple(_listener(number, one, place, read, findings) for number, one in _listeners(manifest.gateway))
     tables = {listener.route_table: listener.port for listener in listeners}
     return Resolved(

@@ -12,7 +12,7 @@ Envoy looks for the host first and never comes back, so a route without a host i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -24,7 +24,7 @@ from controlplane.ir.identity import Identity
 from controlplane.ir.limit import RouteLimit
 from controlplane.manifests.models import route as written
 from controlplane.manifests.models.base import did_you_mean
-from controlplane.manifests.models.document import Manifest
+from controlplane.manifests.models.document import Manifest, RouteGroup
 from controlplane.manifests.models.gateway import Gateway
 from controlplane.manifests.models.identity import Auth
 from controlplane.manifests.models.scalars import DurationRange
@@ -56,6 +56,8 @@ class Candidate:
     """A route on one host, with what its place in the order depends on."""
 
     host: str
+    index: int
+    """Of the route in its document."""
     pattern: paths.Pattern
     route: ir.Route
 
@@ -81,27 +83,28 @@ class Candidate:
 
 def virtual_hosts(
     manifest: Manifest,
-    origins: Sequence[Origin],
     identity: Identity,
     limits: tuple[RouteLimit, ...],
     findings: Findings,
 ) -> tuple[ir.VirtualHost, ...]:
-    """The routes of the manifest by host, most specific first. `origins` has the place of each route."""
-    candidates: list[Candidate] = []
-    numbers: dict[Candidate, int] = {}
-    # Values of equal content get one identity, by which the meaning of an unchanged route is remembered.
+    """The routes of the manifest by host, most specific first."""
+    # Values of equal content get one identity, by which the meaning of an unchanged document is remembered.
     identity, limits = same(identity), same(limits)
-    for number, (route, origin) in enumerate(zip(manifest.routes, origins, strict=True)):
-        services = _services(("routes", number), route, manifest, findings)
-        found, problems = _meaning(route, origin, manifest.gateway, identity, limits, *services)
-        for problem in problems:
-            findings.add(
-                ("routes", number, "auth") if route.auth is not None else ("routes", number), problem, code="auth"
-            )
-        candidates += found
-        for candidate in found:
-            numbers[candidate] = number
-    _refuse_twins(candidates, numbers, findings)
+    found: list[tuple[int, tuple[Candidate, ...]]] = []
+    first = 0
+    for group in manifest.route_groups:
+        named = _named(group)
+        services = tuple(map(manifest.services.get, named.services))
+        if None in services or not all(name in manifest.limits for name in named.limits):
+            _report_unknown(group, first, manifest, findings)
+        candidates, problems = _meanings(group, manifest.gateway, identity, limits, *services)
+        for index, problem in problems:
+            path: Path = ("routes", first + index)
+            findings.add((*path, "auth") if group.routes[index].auth is not None else path, problem, code="auth")
+        found.append((first, candidates))
+        first += len(group.routes)
+    _refuse_twins(found, findings)
+    candidates = tuple(candidate for _, some in found for candidate in some)
     hosts = sorted({c.host for c in candidates} | {ANY_HOST}, key=_host_order)
     by_host: dict[str, list[Candidate]] = {host: [] for host in hosts}
     for candidate in candidates:
@@ -138,21 +141,23 @@ def _host_order(host: str) -> tuple[int, int, str]:
     return (1, -len(host), host) if host.startswith("*") else (0, 0, host)
 
 
-def _refuse_twins(candidates: list[Candidate], numbers: Mapping[Candidate, int], findings: Findings) -> None:
-    groups: dict[tuple[object, ...], list[Candidate]] = {}
-    for candidate in candidates:
-        groups.setdefault(candidate.meaning, []).append(candidate)
+def _refuse_twins(found: list[tuple[int, tuple[Candidate, ...]]], findings: Findings) -> None:
+    """`found` are the candidates of each group, with the number of the group's first route."""
+    alike: dict[tuple[object, ...], list[tuple[int, Candidate]]] = {}
+    for first, candidates in found:
+        for candidate in candidates:
+            alike.setdefault(candidate.meaning, []).append((first, candidate))
     reported: set[tuple[int, int]] = set()
-    for group in groups.values():
-        for i, second in enumerate(group):
-            for first in group[:i]:
-                pair = (numbers[first], numbers[second])
-                if pair[0] != pair[1] and pair not in reported and _overlap(first.route, second.route):
+    for some in alike.values():
+        for i, (first, later) in enumerate(some):
+            for other_first, earlier in some[:i]:
+                pair = (other_first + earlier.index, first + later.index)
+                if pair[0] != pair[1] and pair not in reported and _overlap(earlier.route, later.route):
                     reported.add(pair)
                     findings.add(
                         ("routes", pair[1], "path"),
-                        f'no request can tell the route "{second.route.name}" from "{first.route.name}" '
-                        f"({first.route.origin})",
+                        f'no request can tell the route "{later.route.name}" from "{earlier.route.name}" '
+                        f"({earlier.route.origin})",
                         hint="give them different paths, methods, hosts or conditions, or remove one",
                         code="ambiguous-route",
                         other=("routes", pair[0], "path"),
@@ -166,14 +171,61 @@ def _overlap(first: ir.Route, second: ir.Route) -> bool:
     return bool(one & other) and not (one < other or other < one)
 
 
-@by_identity(65_536)
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the routes of a group name, each once. `answering` has the services of each route, by their place here."""
+
+    services: tuple[str, ...]
+    limits: tuple[str, ...]
+    answering: tuple[tuple[int, ...], ...]
+
+
+@by_identity(4096)
+def _named(group: RouteGroup) -> _Names:
+    services: dict[str, int] = {}
+    limits: dict[str, None] = {}
+    answering = []
+    for route in group.routes:
+        names = ((route.service,) if route.service is not None else ()) + tuple(s.service for s in route.services or ())
+        answering.append(tuple(services.setdefault(name, len(services)) for name in names))
+        for mirror in route.mirror:
+            services.setdefault(mirror.service, len(services))
+        limits |= dict.fromkeys(route.limits)
+    return _Names(tuple(services), tuple(limits), tuple(answering))
+
+
+@by_identity(4096)
+def _meanings(
+    group: RouteGroup,
+    gateway: Gateway,
+    identity: Identity,
+    limits: tuple[RouteLimit, ...],
+    *services: Service | None,
+) -> tuple[tuple[Candidate, ...], tuple[tuple[int, str], ...]]:
+    """Every route of a document on each of its hosts, and what is wrong, by the route's index in it.
+
+    `services` are those that the group names, in the order of `_named`.
+    """
+    candidates: list[Candidate] = []
+    problems: list[tuple[int, str]] = []
+    for index, (route, origin, places) in enumerate(
+        zip(group.routes, group.origins, _named(group).answering, strict=True)
+    ):
+        answering = tuple(service for place in places if (service := services[place]) is not None)
+        found, wrong = _meaning(index, route, origin, gateway, identity, limits, answering)
+        candidates += found
+        problems += ((index, problem) for problem in wrong)
+    return tuple(candidates), tuple(problems)
+
+
 def _meaning(
+    index: int,
     route: written.Route,
     origin: Origin,
     gateway: Gateway,
     identity: Identity,
     limits: tuple[RouteLimit, ...],
-    *services: Service,
+    services: tuple[Service, ...],
 ) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
     """The route on each of its hosts, and what is wrong with its `auth`. `services` are those that answer."""
     pattern = paths.parse(route.path)
@@ -208,7 +260,7 @@ def _meaning(
             cross_origin=_cross_origin(route, gateway),
             limits=_limits(route.limits, limits),
         )
-        built.append(Candidate(host=host or ANY_HOST, pattern=pattern, route=on_host))
+        built.append(Candidate(host=host or ANY_HOST, index=index, pattern=pattern, route=on_host))
     return tuple(built), tuple(problems)
 
 
@@ -245,27 +297,20 @@ def _value(name: str, condition: written.ValueMatch) -> ir.ValueMatch:
     raise ValueError("a condition without a kind")
 
 
-def _services(path: Path, route: written.Route, manifest: Manifest, findings: Findings) -> list[Service]:
-    """The services that answer the route and exist; what it names and does not exist is reported."""
-    if (
-        route.service is not None and route.service in manifest.services and not (route.mirror or route.limits)
-    ):  # nearly every route
-        return [manifest.services[route.service]]
-    named: list[tuple[Path, str]] = []
-    if route.service is not None:
-        named.append(((*path, "service"), route.service))
-    named += [((*path, "services", i, "service"), one.service) for i, one in enumerate(route.services or ())]
-    mirrored: list[tuple[Path, str]] = [
-        ((*path, "mirror", i, "service"), one.service) for i, one in enumerate(route.mirror)
-    ]
-    for where, name in (*named, *mirrored):
-        if name not in manifest.services:
-            hint = near(name, manifest.services) or "known are " + (", ".join(sorted(manifest.services)) or "none")
-            findings.add(where, f'unknown service "{name}"', hint=hint)
-    for i, name in enumerate(route.limits):
-        if name not in manifest.limits:
-            findings.add((*path, "limits", i), f'unknown limit "{name}"', hint=near(name, manifest.limits))
-    return [manifest.services[name] for _, name in named if name in manifest.services]
+def _report_unknown(group: RouteGroup, first: int, manifest: Manifest, findings: Findings) -> None:
+    """Every name in the group that names nothing."""
+    for number, route in enumerate(group.routes, start=first):
+        path: Path = ("routes", number)
+        named: list[tuple[Path, str]] = [((*path, "service"), route.service)] if route.service is not None else []
+        named += [((*path, "services", i, "service"), one.service) for i, one in enumerate(route.services or ())]
+        named += [((*path, "mirror", i, "service"), one.service) for i, one in enumerate(route.mirror)]
+        for where, name in named:
+            if name not in manifest.services:
+                hint = near(name, manifest.services) or "known are " + (", ".join(sorted(manifest.services)) or "none")
+                findings.add(where, f'unknown service "{name}"', hint=hint)
+        for i, name in enumerate(route.limits):
+            if name not in manifest.limits:
+                findings.add((*path, "limits", i), f'unknown limit "{name}"', hint=near(name, manifest.limits))
 
 
 def near(name: str, known: Mapping[str, object]) -> str:

@@ -12,6 +12,7 @@ from controlplane.manifests.models.limits import Limit
 from controlplane.manifests.models.route import Route
 from controlplane.manifests.models.service import Service
 from controlplane.manifests.models.text import Name
+from controlplane.origin import Origin
 
 
 class Document(Model):
@@ -31,6 +32,14 @@ class Document(Model):
     """Which requests go where. Their order does not matter."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RouteGroup:
+    """The routes of one document and where each is written. The same object as long as the document is."""
+
+    routes: tuple[Route, ...]
+    origins: tuple[Origin, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """All documents of a folder as one value. Routes are in the order of file names and lines."""
@@ -40,4 +49,9 @@ class Manifest:
     api_keys: Mapping[str, ApiKey]
     limits: Mapping[str, Limit]
     services: Mapping[str, Service]
-    routes: tuple[Route, ...]
+    route_groups: tuple[RouteGroup, ...]
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Every route. Its number is its place in the manifest: `("routes", number)`."""
+        return tuple(route for group in self.route_groups for route in group.routes)
