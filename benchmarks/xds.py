@@ -1,0 +1,236 @@
+"""How fast a saved edit is served, how fast a gateway starts, and what a thousand clients cost.
+
+Propagation: from the moment a file has its new content to the first request answered by the new route, with traffic
+running. Cold start: from starting the processes to the first answered request. Fan-out: one edit to simulated delta
+clients, each a stream that subscribes to everything and accepts what it is sent, in a process of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+
+from benchmarks.result import Result
+from controlplane.snapshot import resource as types
+from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.controlplane import ControlPlane
+from tests.support.client import read_response
+from tests.support.gateway import Gateway
+from tests.support.load import Load
+from tests.support.origin import Origin
+from tests.support.wire import encode
+from tests.xds import made
+from tests.xds.served import serving
+
+ROUTES = (100, 3_000, 10_000)
+EDITS = 12
+COLD_ROUTES = 5_000
+CLIENTS = (100, 1_000)
+CLUSTERS = 200
+STREAMS_PER_CONNECTION = 20
+_ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+
+
+async def run() -> list[Result]:
+    """Every figure, smallest size first."""
+    rows: list[Result] = []
+    origin = Origin("bench")
+    origin.start()
+    try:
+        for count in ROUTES:
+            rows += await _propagation(count, origin)
+        rows.append(await _cold_start(origin))
+    finally:
+        origin.stop()
+    for count in CLIENTS:
+        rows += await _fan_out(count)
+    return rows
+
+
+# Propagation and cold start
+
+
+def _manifests(count: int, origin: Origin) -> list[str]:
+    """The gateway and its service, and the routes in files of 250, as teams would have them."""
+    first = f"gateway: {{listeners: [{{port: ${{GATEWAY_PORT}}, address: 127.0.0.1}}]}}\n{_service(origin)}"
+    files = [first + "routes:\n- {path: /steady, service: bench, auth: public}\n"]
+    for start in range(0, count, 250):
+        lines = [_route(f"/r/{number:05}/**") for number in range(start, min(start + 250, count))]
+        files.append("routes:\n" + "".join(lines))
+    return files
+
+
+def _service(origin: Origin) -> str:
+    return f'services: {{bench: {{endpoints: ["{origin.address}"]}}}}\n'
+
+
+def _route(path: str) -> str:
+    return f"- {{path: {path}, service: bench, auth: public}}\n"
+
+
+@asynccontextmanager
+async def _gateway() -> AsyncIterator[Gateway]:
+    folder = Path(tempfile.mkdtemp(prefix="cw-bench-"))
+    gateway = Gateway(folder)
+    try:
+        yield gateway
+    finally:
+        gateway.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _propagation(count: int, origin: Origin) -> list[Result]:
+    async with _gateway() as gateway:
+        await gateway.apply(*_manifests(count, origin), within_s=60)
+        async with Load(gateway.address, ["/steady"], connections=2) as load:
+            await load.more(20)
+            took = [await _edit(gateway, number) for number in range(EDITS)]
+        name = f"saved file to first answer, among {count:,} routes"
+        note = f"{load.total:,} requests meanwhile, {sum(load.failures.values())} failed"
+        return [
+            Result(what=f"{name}, mean", measured=statistics.mean(took) * 1000, unit="ms", note=note),
+            Result(what=f"{name}, max", measured=max(took) * 1000, unit="ms"),
+        ]
+
+
+async def _edit(gateway: Gateway, number: int) -> float:
+    """Adds one route in a file of its own. Seconds from the file being there to the route's first answer."""
+    path = f"/new/{number}"
+    draft = gateway.folder / "draft"
+    draft.write_text("routes:\n" + _route(path))
+    reader, writer = await gateway.address.connect()
+    message = encode(f"GET {path} HTTP/1.1", (("host", "gateway.test"),))
+    os.replace(draft, gateway.manifests / f"new-{number}.yaml")
+    began = time.perf_counter()
+    while True:
+        writer.write(message)
+        response = await read_response(reader)
+        if response.status == 200:
+            writer.close()
+            return time.perf_counter() - began
+        if time.perf_counter() - began > 30:
+            raise TimeoutError(f"{path} is not served after 30 s: {response.status}")
+        if response.header("connection") == "close":
+            reader, writer = await gateway.address.connect()
+
+
+async def _cold_start(origin: Origin) -> Result:
+    async with _gateway() as gateway:
+        gateway.write(*_manifests(COLD_ROUTES, origin))
+        began = time.perf_counter()
+        await gateway.start()
+        while True:
+            try:
+                response = await gateway.request("GET", "/r/04999/x")
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            if response.status == 200:
+                break
+        return Result(
+            what=f"cold start with {COLD_ROUTES:,} routes to the first answer",
+            measured=time.perf_counter() - began,
+            unit="s",
+            note="control plane, both services and Envoy started from nothing",
+        )
+
+
+# Fan-out
+
+
+async def _fan_out(count: int) -> list[Result]:
+    plane = ControlPlane()
+
+    def snapshot(edited: int) -> Snapshot:
+        clusters = [made.cluster(f"c{n}", eds=False, port=1000 + n) for n in range(CLUSTERS)]
+        changed = made.cluster(f"c{edited % CLUSTERS}", timeout_ms=2000 + edited, eds=False, port=1)
+        return Snapshot.of([changed, *(one for one in clusters if one.name != changed.name)])
+
+    await plane.set_snapshot(snapshot(0))
+    before = _memory_bytes()
+    async with serving(plane) as port:
+        argv = [sys.executable, "-m", "benchmarks.xds", str(port), str(count)]
+        clients = await asyncio.create_subprocess_exec(*argv)
+        try:
+            began = time.perf_counter()
+            await _all_have(plane, count)
+            joined = time.perf_counter() - began
+            memory = (_memory_bytes() - before) / count
+            took, sent = [], 0
+            for number in range(1, 11):
+                bytes_before = sum(session.bytes_sent for session in plane.sessions)
+                began = time.perf_counter()
+                await plane.set_snapshot(snapshot(number), revision=str(number))
+                await _all_have(plane, count)
+                took.append(time.perf_counter() - began)
+                sent = sum(session.bytes_sent for session in plane.sessions) - bytes_before
+        finally:
+            clients.terminate()
+            await clients.wait()
+    hits, misses = plane.encoder.hits, plane.encoder.misses
+    return [
+        Result(
+            what=f"one edit to {count:,} clients, to the last ACK",
+            measured=statistics.mean(took) * 1000,
+            unit="ms",
+            note=f"max {max(took) * 1000:.0f} ms; {sent / count:,.0f} bytes a client; "
+            f"{misses} responses encoded, {hits:,} shared",
+        ),
+        Result(
+            what=f"{count:,} clients connecting at once, to the last ACK",
+            measured=joined,
+            unit="s",
+            note=f"{CLUSTERS} clusters each; the clients' own start included",
+        ),
+        Result(what=f"memory per client, of {count:,}", measured=memory / 1024, unit="KiB"),
+    ]
+
+
+async def _all_have(plane: ControlPlane, count: int) -> None:
+    while len(plane.sessions) < count or any(session.revision != plane.revision for session in plane.sessions):
+        await plane.news()
+
+
+def _memory_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def _clients(port: int, count: int) -> None:
+    """`count` streams that subscribe to every cluster and accept whatever comes."""
+    connections = [
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+        for _ in range(-(-count // STREAMS_PER_CONNECTION))
+    ]
+    await asyncio.gather(*(_client(connections[n // STREAMS_PER_CONNECTION], n) for n in range(count)))
+
+
+async def _client(connection: grpc.aio.Channel, number: int) -> None:
+    stream = connection.stream_stream(_ADS)()
+    hello = discovery_pb2.DeltaDiscoveryRequest(
+        node=base_pb2.Node(id=f"client-{number}", user_agent_name="simulated"), type_url=types.CLUSTER
+    )
+    listeners = discovery_pb2.DeltaDiscoveryRequest(type_url=types.LISTENER)
+    await stream.write(hello.SerializeToString())
+    await stream.write(listeners.SerializeToString())
+    while (body := await stream.read()) is not grpc.aio.EOF:
+        response = discovery_pb2.DeltaDiscoveryResponse.FromString(body)
+        answer = discovery_pb2.DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
+        await stream.write(answer.SerializeToString())
+
+
+if __name__ == "__main__":
+    asyncio.run(_clients(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,123 @@
+"""The last known good on disk: what is written comes back, what is torn is refused, a kill leaves one or the other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.origin import Origin
+from controlplane.snapshot import store
+from controlplane.snapshot.resource import Audience, Nested, Part, Resource
+from controlplane.snapshot.snapshot import Snapshot
+from controlplane.snapshot.store import Kept, UnreadableStateError
+from tests.support.waiting import until_sync
+
+origins = st.builds(Origin, file=st.text(max_size=10), line=st.integers(1, 999), column=st.integers(1, 99))
+parts = st.builds(
+    Part, key=st.text(max_size=5), body=st.binary(max_size=9), fallback=st.binary(max_size=9),
+    origin=st.none() | origins,
+)  # fmt: skip
+nodes = st.recursive(
+    st.binary(max_size=9) | parts,
+    lambda inner: st.builds(Nested, field=st.integers(1, 20), children=st.lists(inner, max_size=3).map(tuple)),
+    max_leaves=8,
+)
+resources = st.builds(
+    Resource,
+    type_url=st.sampled_from(["a", "b"]),
+    name=st.text(max_size=5),
+    tree=st.lists(nodes, max_size=3).map(tuple),
+    origins=st.lists(origins, max_size=2).map(tuple),
+    audience=st.sampled_from(Audience),
+    ttl_s=st.none() | st.floats(0.1, 100),
+)
+snapshots = st.lists(resources, max_size=5, unique_by=lambda one: (one.type_url, one.name)).map(Snapshot.of)
+
+
+@given(snapshots, snapshots, st.text(max_size=20))
+def test_what_is_written_comes_back(snapshot: Snapshot, variant: Snapshot, revision: str) -> None:
+    kept = Kept(snapshot=snapshot, revision=revision, variants={"envoy/1": variant}, notes='["x"]')
+    back = store.decode(store.encode(kept))
+    assert list(back.snapshot) == list(snapshot)
+    assert list(back.variants["envoy/1"]) == list(variant)
+    assert (back.revision, back.notes) == (revision, '["x"]')
+    assert back.snapshot.version == snapshot.version
+
+
+def some(size: int = 3, fill: bytes = b"x") -> Kept:
+    return Kept(
+        snapshot=Snapshot.of(Resource(type_url="t", name=str(n), tree=(fill * 100,)) for n in range(size)),
+        revision=fill.decode(),
+    )
+
+
+@given(st.data())
+def test_any_damage_is_noticed(data: st.DataObject) -> None:
+    content = bytearray(store.encode(some()))
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(UnreadableStateError):
+        store.decode(bytes(content))
+
+
+@given(st.integers(0, 300))
+def test_any_torn_file_is_refused(length: int) -> None:
+    with pytest.raises(UnreadableStateError):
+        store.decode(store.encode(some())[:length])
+
+
+def test_a_file_of_a_later_format_is_refused() -> None:
+    content = store.encode(some()).replace(b"causeway-snapshot 1", b"causeway-snapshot 2", 1)
+    with pytest.raises(UnreadableStateError, match="format"):
+        store.decode(content)
+
+
+def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    store.write(folder, some())
+    assert stat.S_IMODE((folder / store.FILE_NAME).stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_nothing_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_old_file(tmp_path: Path) -> None:
+    store.write(tmp_path, some(fill=b"a"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        store.write(tmp_path / "file", some(fill=b"b"))
+    assert store.read(tmp_path).revision == "a"
+
+
+def _write_for_ever(folder: Path) -> None:
+    while True:
+        for fill in (b"a", b"b"):
+            store.write(folder, some(2_000, fill))
+
+
+def test_kill_9_at_any_moment_leaves_a_readable_state(tmp_path: Path) -> None:
+    for number in range(8):
+        writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(tmp_path,), daemon=True)
+        writer.start()
+        until_sync("a file", (tmp_path / store.FILE_NAME).exists)
+        until = time.monotonic() + 0.013 * number
+        while time.monotonic() < until:
+            pass
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        kept = store.read(tmp_path)
+        assert kept.revision in {"a", "b"}
+        assert len(kept.snapshot) == 2_000
+        assert [path.name for path in tmp_path.iterdir()] == [store.FILE_NAME], "what was abandoned is cleared away"
