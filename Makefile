@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.run-ready
 DEV    := $(VENV)/.dev-ready
 
-.PHONY: up test check fast bench soak lock clean
+.PHONY: up test check fast bench soak docs lock clean
 up: $(RUN)
 	@$(BIN)/causeway up examples/quickstart
 
@@ -42,6 +42,12 @@ $(RUN): requirements/runtime.lock pyproject.toml | $(VENV)/bin/python
 $(DEV): requirements/dev.lock $(RUN)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@touch $@
+
+# The parts of docs/ that are made from the models.
+docs: $(RUN)
+	$(BIN)/causeway schema > docs/manifest.schema.json
+	@{ sed '/<!-- reference -->/q' docs/manifests.md; echo; $(BIN)/causeway schema --reference; } > docs/manifests.md.new
+	@mv docs/manifests.md.new docs/manifests.md
 
 # Needs uv. The locks hold hashes and no index address.
 lock:
