@@ -12,10 +12,11 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from controlplane.origin import Origin
@@ -63,7 +64,7 @@ def references(resource: Resource) -> frozenset[Reference]:
 def part_references(resource: Resource) -> Iterator[tuple[Part, frozenset[Reference]]]:
     """Each part of the resource with what it alone names."""
     for path, part in _paths(resource.tree, ()):
-        yield part, _of_body(resource.type_url, _wrapped(path, part.body))
+        yield part, _of_part(resource.type_url, path, part.body)
 
 
 class _Keyed:
@@ -87,7 +88,9 @@ def _of_version(keyed: _Keyed) -> frozenset[Reference]:
     resource = keyed.resource
     found = set(_of_body(resource.type_url, _skeleton(resource.tree)))
     for path, part in _paths(resource.tree, ()):
-        found |= _of_body(resource.type_url, _wrapped(path, part.body))
+        named = _of_part(resource.type_url, path, part.body)
+        if named:
+            found |= named
     return frozenset(found)
 
 
@@ -134,6 +137,11 @@ def _wrapped(path: tuple[int, ...], body: bytes) -> bytes:
 
 
 @lru_cache(maxsize=262_144)
+def _of_part(type_url: str, path: tuple[int, ...], body: bytes) -> frozenset[Reference]:
+    return _of_body(type_url, _wrapped(path, body))
+
+
+@lru_cache(maxsize=65_536)
 def _of_body(type_url: str, body: bytes) -> frozenset[Reference]:
     kind = message_type(type_url)
     if kind is None:
@@ -148,14 +156,12 @@ def _of_body(type_url: str, body: bytes) -> frozenset[Reference]:
 def _walk(message: Message) -> Iterator[Reference]:
     """References of the message and of everything inside it, through `Any`."""
     full_name = message.DESCRIPTOR.full_name
-    if full_name == "google.protobuf.Any":
-        inner = message_type(message.type_url)
-        if inner is not None:
-            yield from _walk(inner.FromString(message.value))
+    if full_name == _ANY:
+        yield from _of_body(message.type_url, message.value)
         return
     yield from _direct(full_name, message)
     for descriptor, value in message.ListFields():
-        if descriptor.message_type is None:
+        if descriptor.message_type is None or not _may_refer(descriptor.message_type):
             continue
         if not descriptor.is_repeated:
             yield from _walk(value)
@@ -203,6 +209,32 @@ def _direct(full_name: str, message: Message) -> Iterator[Reference]:
             yield Reference(types.SECRET, message.name)
     elif full_name in _DISCOVERABLE and message.HasField("config_discovery"):
         yield Reference(types.EXTENSION, message.name)
+
+
+_ANY = "google.protobuf.Any"
+_REFERRING = {
+    _ANY,
+    *_NAMES_CLUSTER,
+    *_DISCOVERABLE,
+    "envoy.config.cluster.v3.Cluster",
+    "envoy.extensions.clusters.aggregate.v3.ClusterConfig",
+    "envoy.extensions.filters.network.http_connection_manager.v3.Rds",
+    "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig",
+}
+
+
+@cache
+def _may_refer(descriptor: Descriptor) -> bool:
+    """Whether a message of this type can hold a reference, at any depth: most cannot, and are not looked into."""
+    seen, open_ = set(), [descriptor]
+    while open_:
+        one = open_.pop()
+        if one.full_name in _REFERRING:
+            return True
+        if one.full_name not in seen:
+            seen.add(one.full_name)
+            open_.extend(field.message_type for field in one.fields if field.message_type is not None)
+    return False
 
 
 _KNOWN_ROOTS = re.compile(r"(envoy|xds|udpa|ratelimit)(\.[a-z0-9_]+)+\.v\d+(alpha|beta)?\d*$")

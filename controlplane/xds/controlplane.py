@@ -23,6 +23,7 @@ from controlplane.snapshot.resource import Audience
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds import metrics, report
 from controlplane.xds.channel import ABSENT, Channel
+from controlplane.xds.clients import AllowList, identity
 from controlplane.xds.codec import Encoder
 from controlplane.xds.fuse import mass_deletion
 from controlplane.xds.methods import METHODS, Method
@@ -87,6 +88,7 @@ class ControlPlane:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        allow_list: AllowList | None = None,
         make_needs: Callable[[Mapping[str, Channel]], Needs] = Needs,
     ) -> None:
         self.policy = policy or Policy()
@@ -104,6 +106,7 @@ class ControlPlane:
         """Called when what should survive a restart has changed."""
         self._clock = clock
         self._wall = wall
+        self._allow_list = allow_list
         self._make_needs = make_needs
         self._history = History()
         self._effective: dict[str, Snapshot] = {}
@@ -233,21 +236,40 @@ class ControlPlane:
         async def handle(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
             if len(self.sessions) >= self.policy.max_streams:
                 await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {self.policy.max_streams} streams")
+            names = identity(call.auth_context())
+            is_local = call.peer().startswith("unix:")
+            if self._allow_list is not None and not is_local:
+                self.check_clients()
+                if not self._allow_list.allows(names):
+                    _log.warning("client not on the allow-list", peer=call.peer(), names=sorted(names))
+                    await call.abort(grpc.StatusCode.PERMISSION_DENIED, "not on the allow-list of clients")
             stream = Stream(
                 method.variant,
                 self._history,
                 type_url=method.type_url,
-                is_service=self.is_service,
+                is_service=lambda node: self.is_service(node) and (is_local or self._may_have_policies(names)),
                 patience_s=self.policy.patience_s,
                 make_needs=self._make_needs,
             )
-            session = Session(stream, self, self.encoder, self._clock, call.peer())
+            session = Session(stream, self, self.encoder, self._clock, call.peer(), names)
             self.sessions[session] = None
             metrics.CLIENTS.set(len(self.sessions))
             async for body in session.run(requests, call):
                 yield body
 
         return handle
+
+    def check_clients(self) -> None:
+        """Reads the allow-list again if it changed, and ends the streams of those who are not on it any more."""
+        if self._allow_list is None or not self._allow_list.refresh():
+            return
+        for session in tuple(self.sessions):
+            if not session.peer.startswith("unix:") and not self._allow_list.allows(session.identity):
+                _log.warning("client taken off the allow-list", peer=session.peer, names=sorted(session.identity))
+                session.end()
+
+    def _may_have_policies(self, names: frozenset[str]) -> bool:
+        return self._allow_list is None or self._allow_list.is_service(names)
 
     def end_all(self) -> None:
         """Ends every stream: the process is going."""

@@ -35,9 +35,18 @@ class Owner(Protocol):
 class Session:
     """One client's stream, as long as it lasts."""
 
-    def __init__(self, stream: Stream, owner: Owner, encoder: Encoder, clock: Callable[[], float], peer: str) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        owner: Owner,
+        encoder: Encoder,
+        clock: Callable[[], float],
+        peer: str,
+        identity: frozenset[str] = frozenset(),
+    ) -> None:
         self.stream = stream
         self.peer = peer
+        self.identity = identity
         self.began = clock()
         self.heard_at = self.began
         self.bytes_sent = 0

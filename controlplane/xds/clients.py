@@ -1,0 +1,82 @@
+"""Who may connect to the ADS port: an allow-list of certificate names, read again whenever the file changes.
+
+One name a line: a subject alternative name or the common name of the client's certificate, `*.` for one label in front,
+`#` for comments. A line `service NAME` lets the client have policy documents too, which hold secrets. A file that
+cannot be read for a moment leaves the last list in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger("controlplane.clients")
+_ROLE = "service "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """The list's content."""
+
+    clients: frozenset[str]
+    services: frozenset[str]
+
+
+class AllowList:
+    """The list in `file`. Raises OSError when it cannot be read at first."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stamp = self._look()
+        self._names = parse(file.read_text())
+
+    def refresh(self) -> bool:
+        """Reads the file again if it changed. True when the list is another one now."""
+        try:
+            stamp = self._look()
+            if stamp == self._stamp:
+                return False
+            names = parse(self._file.read_text())
+        except OSError as failure:
+            _log.warning("allow-list unreadable, keeping the last one", file=str(self._file), error=str(failure))
+            return False
+        self._stamp = stamp
+        is_other, self._names = names != self._names, names
+        if is_other:
+            _log.info("allow-list changed", clients=len(names.clients), services=len(names.services))
+        return is_other
+
+    def allows(self, identity: Iterable[str]) -> bool:
+        return _matches(identity, self._names.clients | self._names.services)
+
+    def is_service(self, identity: Iterable[str]) -> bool:
+        return _matches(identity, self._names.services)
+
+    def _look(self) -> tuple[int, int, int]:
+        stat = self._file.stat()
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def parse(text: str) -> Names:
+    clients, services = set(), set()
+    for line in text.splitlines():
+        name = line.partition("#")[0].strip()
+        if name.startswith(_ROLE):
+            services.add(name.removeprefix(_ROLE).strip().lower())
+        elif name:
+            clients.add(name.lower())
+    return Names(clients=frozenset(clients), services=frozenset(services))
+
+
+def identity(auth_context: Mapping[str, Sequence[bytes]]) -> frozenset[str]:
+    """The names in the client's certificate; empty without one. With alternative names the common name is no name."""
+    alternative = auth_context.get("x509_subject_alternative_name", ())
+    found = alternative or auth_context.get("x509_common_name", ())
+    return frozenset(name.decode("utf-8", "replace").lower() for name in found)
+
+
+def _matches(identity: Iterable[str], allowed: frozenset[str]) -> bool:
+    return any(name in allowed or f"*.{name.partition('.')[2]}" in allowed for name in identity)

@@ -1,0 +1,99 @@
+"""CSDS: the standard way to ask what every client of the control plane has, for tools that speak it.
+
+Contents are given on request of nobody: names, versions and states only, since some resources hold secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+from envoy.admin.v3 import config_dump_shared_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.service.status.v3 import csds_pb2
+from envoy.type.matcher.v3 import string_pb2
+
+from controlplane.snapshot.resource import Resource
+from controlplane.xds.channel import ABSENT, Channel
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.protocol import Node
+from controlplane.xds.session import Session
+from serving.server import Call, Service
+
+_State = config_dump_shared_pb2.ClientResourceStatus
+
+
+def service(plane: ControlPlane) -> Service:
+    """The gRPC service, to be put beside the xDS ones."""
+
+    async def fetch(body: bytes, _: Call) -> bytes:
+        return _answer(plane, body)
+
+    async def stream(bodies: AsyncIterator[bytes], _: Call) -> AsyncIterator[bytes]:
+        async for body in bodies:
+            yield _answer(plane, body)
+
+    return Service(
+        name="envoy.service.status.v3.ClientStatusDiscoveryService",
+        unary={"FetchClientStatus": fetch},
+        stream={"StreamClientStatus": stream},
+    )
+
+
+def _answer(plane: ControlPlane, body: bytes) -> bytes:
+    wanted = csds_pb2.ClientStatusRequest.FromString(body).node_matchers
+    response = csds_pb2.ClientStatusResponse()
+    for session in plane.sessions:
+        node = session.stream.node
+        if node is not None and (not wanted or any(_matches(one.node_id, node.id) for one in wanted)):
+            response.config.append(_config(session, node))
+    encoded: bytes = response.SerializeToString()
+    return encoded
+
+
+def _config(session: Session, node: Node) -> csds_pb2.ClientConfig:
+    config = csds_pb2.ClientConfig(node=base_pb2.Node(id=node.id, cluster=node.cluster, user_agent_name=node.agent))
+    config.client_scope = f"stream of {session.peer}"
+    for channel in session.stream.channels.values():
+        config.generic_xds_configs.extend(_resources(channel))
+    return config
+
+
+def _resources(channel: Channel) -> Iterable[csds_pb2.ClientConfig.GenericXdsConfig]:
+    for name in sorted({*channel.sent, *channel.subscription.names, *channel.pinned}):
+        sent, acked = channel.sent.get(name), channel.acked.get(name)
+        row = csds_pb2.ClientConfig.GenericXdsConfig(type_url=channel.type_url, name=name)
+        if isinstance(sent, Resource):
+            row.version_info = sent.version
+        if name in channel.pinned:
+            row.config_status, row.client_status = csds_pb2.ERROR, _State.NACKED
+            row.error_state.details = channel.pinned[name].text
+            row.error_state.version_info = channel.pinned[name].version
+        elif sent is None or name in channel.owed:
+            row.config_status, row.client_status = csds_pb2.NOT_SENT, _State.REQUESTED
+        elif sent is ABSENT:
+            row.config_status, row.client_status = csds_pb2.SYNCED, _State.DOES_NOT_EXIST
+        elif acked is not None and acked.version == sent.version:
+            row.config_status, row.client_status = csds_pb2.SYNCED, _State.ACKED
+        else:
+            row.config_status, row.client_status = csds_pb2.STALE, _State.REQUESTED
+        yield row
+
+
+def _matches(matcher: string_pb2.StringMatcher, text: str) -> bool:
+    kind = matcher.WhichOneof("match_pattern")
+    wanted = getattr(matcher, kind) if kind else ""
+    if matcher.ignore_case:
+        text, wanted = text.lower(), str(wanted).lower()
+    match kind:
+        case None:
+            return True
+        case "exact":
+            return bool(text == wanted)
+        case "prefix":
+            return text.startswith(wanted)
+        case "suffix":
+            return text.endswith(wanted)
+        case "contains":
+            return wanted in text
+        case _:
+            return False
