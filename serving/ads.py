@@ -151,7 +151,7 @@ class Backoff:
     """Waits between attempts: exponential with full jitter, so that a thousand clients do not come back as one."""
 
     first_s: float = 0.1
-    most_s: float = 10.0
+    most_s: float = 3.0
 
     def wait_s(self, failures: int, share: float) -> float:
         """The wait after the `failures`-th failure in a row; `share` is a random number in [0, 1)."""

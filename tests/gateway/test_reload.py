@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets
 
-from tests.support.behaviour import Answer
+from tests.support.behaviour import Answer, Hold
 from tests.support.gateway import Gateway
 from tests.support.load import Load
 from tests.support.origin import Origin
-from tests.support.waiting import until
+from tests.support.waiting import free_port, until
 
 pytestmark = pytest.mark.gateway
 
@@ -113,6 +115,42 @@ async def test_edits_in_a_row_end_with_the_last(gateway: Gateway) -> None:
     await _answers(gateway, "29")
 
 
+@pytest.mark.parametrize("kind", ["the service goes", "the route goes", "the port goes"])
+async def test_a_request_in_flight_is_answered_though_its_way_is_gone(
+    gateway: Gateway, origin: Origin, kind: str
+) -> None:
+    before = {"services": {"a": _service(origin)}, "routes": [{"path": "/api", "service": "a", "auth": "public"}]}
+    after: dict[str, dict[str, Any]] = {
+        "the service goes": manifest("after"),
+        "the route goes": {**before, "routes": manifest("after")["routes"]},
+        "the port goes": {
+            **manifest("after"),
+            "gateway": {"listeners": [{"port": free_port(), "address": "127.0.0.1"}]},
+        },
+    }
+    await gateway.apply(before)
+    hold = Hold(then=Answer(body=b"in time"))
+    origin.next(hold)
+    waiting = asyncio.create_task(gateway.request("GET", "/api"))
+    await origin.saw(1)
+    await gateway.apply(after[kind])
+    hold.release()
+    assert (await waiting).body == b"in time"
+
+
+async def test_a_websocket_stays_open_through_edits(gateway: Gateway, origin: Origin) -> None:
+    def edit(number: int) -> dict[str, Any]:
+        live = {"path": "/socket", "service": "a", "auth": "public", "websocket": True}
+        return {"services": {"a": _service(origin)}, "routes": [live, *manifest(str(number))["routes"]]}
+
+    await gateway.apply(edit(0))
+    async with websockets.connect(f"ws://127.0.0.1:{gateway.port}/socket") as socket:
+        for number in range(1, 4):
+            await gateway.apply(edit(number))
+            await socket.send(str(number))
+            assert await socket.recv() == str(number)
+
+
 # By the watch alone: nobody tells the control plane
 
 
@@ -202,7 +240,11 @@ async def test_a_bad_edit_changes_nothing_and_is_reported_with_its_place(gateway
     (gateway.manifests / "bad.yaml").unlink()
     gateway.write(manifest("fixed"))
     await _answers(gateway, "fixed")
-    assert (await gateway.status())["problems"] == []
+    await until("no problems", lambda: _is_without_problems(gateway))
+
+
+async def _is_without_problems(gateway: Gateway) -> bool:
+    return (await gateway.status())["problems"] == []
 
 
 async def test_a_folder_that_goes_away_changes_nothing(gateway: Gateway) -> None:
@@ -246,6 +288,8 @@ async def test_envoy_serves_on_while_the_control_plane_restarts(gateway: Gateway
 async def test_a_crash_and_broken_manifests_leave_the_last_good_ones_served(gateway: Gateway) -> None:
     """Also to an Envoy that starts from nothing."""
     await gateway.apply(manifest("good"))
+    revision = (await gateway.status())["revision"].encode()
+    await until("the state on disk", lambda: any(revision in content for content in _contents(gateway)))
     gateway.control_plane.kill()
     (gateway.manifests / "bad.yaml").write_text("routes: [\n")
     gateway.envoy.stop()
@@ -258,3 +302,7 @@ async def test_a_crash_and_broken_manifests_leave_the_last_good_ones_served(gate
     (gateway.manifests / "bad.yaml").unlink()
     gateway.write(manifest("fixed"))
     await _answers(gateway, "fixed")
+
+
+def _contents(gateway: Gateway) -> list[bytes]:
+    return [path.read_bytes() for path in (gateway.folder / "serve-state").rglob("*") if path.is_file()]

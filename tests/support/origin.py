@@ -22,7 +22,7 @@ from typing import TypeVar
 from tests.support.behaviour import Answer, Behaviour, Close, Garbage, Hang, Hold, Partial, Reset
 from tests.support.origin_http2 import Http2Service
 from tests.support.seen import Seen, echo
-from tests.support.waiting import free_port, until
+from tests.support.waiting import NeverHappenedError, free_port, until
 from tests.support.websocket import echo_websocket
 from tests.support.wire import MAX_HEAD_BYTES, Head, Headers, encode, read_body, read_head
 
@@ -108,7 +108,10 @@ class Origin:
         def enough() -> list[Seen]:
             return self.requests if len(self.requests) >= count else []
 
-        return await until(f"{count} requests at {self.name}", enough, within_s=within_s)
+        try:
+            return await until(f"{count} requests at {self.name}", enough, within_s=within_s)
+        except NeverHappenedError:
+            raise NeverHappenedError(f"{self.name} saw {len(self.requests)} requests, not {count}") from None
 
     # The service
 
