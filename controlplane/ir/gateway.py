@@ -73,6 +73,7 @@ class Gateway:
     clusters: tuple[Cluster, ...]
     identity: Identity
     limits: tuple[Limit, ...]
+    rate_limit_headers: Literal["ietf", "x", "both", "none"] = "ietf"
     troubled: tuple[str, ...] = ()  # services that are unhealthy or overloaded now: limits may be tightened meanwhile
     response_headers: HeaderMutations
 

@@ -76,6 +76,18 @@ async def test_as_many_as_allowed_reach_the_service_and_the_rest_are_told_when(
     assert refused.header("x-envoy-ratelimited") is None
 
 
+async def test_the_older_fields_can_be_asked_for(gateway: Gateway, origin: Origin) -> None:
+    route = {"path": "/older", "limits": ["older"], "auth": "public"}
+    written = manifest(origin, {"older": {"rate": "5/hour", "by": "ip"}}, route)
+    written["gateway"]["rate_limit_headers"] = "x"
+    await gateway.apply(written)
+
+    told = await gateway.request("GET", "/older", headers=from_("198.51.100.141"))
+
+    assert (told.header("x-ratelimit-limit"), told.header("x-ratelimit-remaining")) == ("5", "4")
+    assert told.header("ratelimit") is None
+
+
 class TestAddress:
     async def test_each_client_has_a_limit_of_its_own(self, gateway: Gateway, origin: Origin) -> None:
         route = {"path": "/ip", "limits": ["one"], "auth": "public"}

@@ -123,6 +123,8 @@ class Gateway(Model):
     """Whether a client's own `x-request-id` is kept. Otherwise each request gets a new one."""
     response_headers: HeaderChanges = HeaderChanges()
     """Changes of the headers of every response."""
+    rate_limit_headers: Literal["ietf", "x", "both", "none"] = "ietf"
+    """How responses tell what is left of limits: `RateLimit-Policy` and `RateLimit`, `X-RateLimit-*`, both or none."""
     drain_timeout: Duration = Duration.parse("5s")
     """How long requests in flight may take when a listener goes away."""
     maintenance: Maintenance | None = None

@@ -17,7 +17,11 @@ def policy_documents(gateway: Gateway) -> tuple[Resource, ...]:
     # Equal ones are one object mostly: looking at the few that are left is cheap.
     authorizations = {id(route.authorization): route.authorization for route in gateway.routes}.values()
     identity = extauthz.packed(extauthz.extauthz_policy(gateway.name, gateway.identity, authorizations))
-    limits = ratelimit.packed(ratelimit.document(gateway.limits, domain=gateway.name, troubled=gateway.troubled))
+    limits = ratelimit.packed(
+        ratelimit.document(
+            gateway.limits, domain=gateway.name, headers=gateway.rate_limit_headers, troubled=gateway.troubled
+        )
+    )
     return _document(EXTAUTHZ, identity), _document(RATELIMIT, limits)
 
 

@@ -15,14 +15,14 @@ def document(
     limits: Iterable[Limit],
     *,
     domain: str = policy.DOMAIN,
-    headers: policy.HeaderStyle = policy.HeaderStyle.IETF,
+    headers: str = "ietf",
     troubled: Iterable[str] = (),
 ) -> policy.Policy:
     """The document for `limits`. `troubled` are the services that are unhealthy or overloaded now."""
     return policy.Policy(
         domain=domain,
         limits={limit.name: _limit(limit) for limit in limits},
-        headers=headers,
+        headers=policy.HeaderStyle(headers),
         troubled=tuple(sorted(set(troubled))),
     )
 
