@@ -1,0 +1,72 @@
+"""`causeway status` against a running gateway: what an operator reads, and what a script gets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+
+import pytest
+
+from tests.support.behaviour import Answer
+from tests.support.gateway import Gateway, causeway
+from tests.support.origin import Origin
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.gateway
+
+
+async def status(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = causeway("status", "--admin", f"unix:{gateway.folder}/serve-admin.sock", *arguments)
+    return await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=30)
+
+
+def manifest(origin: Origin) -> dict[str, object]:
+    breaker = {"consecutive_failures": 2, "open_for": "60s"}
+    return {
+        "services": {"orders": {"endpoints": [origin.address], "circuit_breaker": breaker, "retry": {"attempts": 0}}},
+        "routes": [{"path": "/**", "service": "orders", "auth": "public"}],
+    }
+
+
+async def test_routes_services_circuits_and_clients_are_shown(gateway: Gateway, origin: Origin) -> None:
+    await gateway.apply(manifest(origin))
+    shown = await status(gateway)
+    assert shown.returncode == 0, shown.stderr
+    assert "1 routes" in shown.stdout
+    for word in ("orders", "CLOSED", "envoy-under-test", "synced"):
+        assert word in shown.stdout
+
+
+async def test_an_open_circuit_is_shown_with_the_time_until_its_retest(gateway: Gateway, origin: Origin) -> None:
+    await gateway.apply(manifest(origin))
+    origin.always(Answer(status=500))
+    for _ in range(3):
+        await gateway.request("GET", "/")
+
+    async def is_open() -> bool:
+        (service,) = json.loads((await status(gateway, "--json")).stdout)["services"]
+        circuit = service["circuit"]
+        return circuit["state"] == "OPEN" and 0 < circuit["retest_in_s"] <= 60
+
+    await until("the open circuit", is_open)
+
+
+async def test_an_edit_that_is_refused_is_shown_with_its_place_and_ends_with_1(
+    gateway: Gateway, origin: Origin
+) -> None:
+    await gateway.apply(manifest(origin))
+    gateway.write(manifest(origin), {"routes": [{"path": "/x", "service": "odrers", "auth": "public"}]})
+
+    async def is_told() -> bool:
+        shown = await status(gateway)
+        return shown.returncode == 1 and "01.yaml:" in shown.stdout and 'did you mean "orders"?' in shown.stdout
+
+    await until("the problem", is_told)
+
+
+async def test_where_no_control_plane_answers_it_is_said(tmp_path) -> None:
+    argv = causeway("status", "--admin", f"unix:{tmp_path}/none.sock")
+    shown = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=30)
+    assert shown.returncode == 4
+    assert "none.sock" in shown.stderr
