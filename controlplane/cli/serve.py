@@ -26,6 +26,21 @@ class Settings:
     ratelimit: tuple[Address, ...] = setting((), help="Where the rate limit service's workers listen.")
     envoy_admin: tuple[Address, ...] = setting((), help="Admin addresses of Envoys, for circuits and health.")
     allow_insecure: bool = setting(False, help="Serve plain text beyond loopback.")
+    xds_certificate: Path | None = setting(None, help="PEM of the control plane's certificate on its xDS addresses.")
+    xds_key: Path | None = setting(None, help="PEM of its key.")
+    xds_ca: Path | None = setting(None, help="PEM of the authority that signs clients: they must show a certificate.")
+    xds_clients: Path | None = setting(None, help="File of the client certificates' names that may connect.")
+    deletion_share: float = setting(
+        0.5, minimum=0, maximum=1, help="An edit that removes more than this share at once waits for a confirmation."
+    )
+
+    def __post_init__(self) -> None:
+        if (self.xds_certificate is None) != (self.xds_key is None):
+            raise ValueError("--xds-certificate and --xds-key go together")
+        if self.xds_ca is not None and self.xds_certificate is None:
+            raise ValueError("--xds-ca needs --xds-certificate and --xds-key")
+        if self.xds_clients is not None and self.xds_ca is None:
+            raise ValueError("--xds-clients needs --xds-ca: names that nobody vouches for are no names")
 
 
 def register(app: typer.Typer) -> None:
@@ -50,14 +65,22 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from controlplane.process import Process
     from controlplane.reconcile import endpoint
     from controlplane.resolve.resolve import Deployment
-    from controlplane.xds import api
-    from controlplane.xds.controlplane import ControlPlane
+    from controlplane.xds import api, csds
+    from controlplane.xds.clients import AllowList
+    from controlplane.xds.controlplane import ControlPlane, Policy
     from controlplane.xds.keeping import Keeper, restore
     from serving.admin import Admin
     from serving.process import background
     from serving.server import Server
+    from serving.tls import TlsFiles
 
-    plane = ControlPlane()
+    plane = ControlPlane(
+        Policy(deletion_share=settings.deletion_share),
+        allow_list=AllowList(settings.xds_clients) if settings.xds_clients is not None else None,
+    )
+    tls = None
+    if settings.xds_certificate is not None and settings.xds_key is not None:
+        tls = TlsFiles(certificate=settings.xds_certificate, key=settings.xds_key, ca=settings.xds_ca)
     observer = Observer(settings.envoy_admin)
     deployment = Deployment(
         extauthz=tuple(map(endpoint, settings.extauthz)), ratelimit=tuple(map(endpoint, settings.ratelimit))
@@ -68,9 +91,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     api.register(admin, plane, process.apply)
     restore(plane, settings.state)
     keeper = Keeper(plane, settings.state)
-    server = Server(plane.services(), allow_insecure=settings.allow_insecure)
+    server = Server([*plane.services(), csds.service(plane)], tls=tls, allow_insecure=settings.allow_insecure)
     await admin.start(settings.admin)
-    async with background(process.run(), observer.run(), keeper.run()):
+    async with background(process.run(), observer.run(), keeper.run(), plane.watch_clients()):
         # Clients are let in when the manifests have been read once. Until then they keep what they have; what was kept
         # on disk could be of an older version of ours, and is for the case that the manifests cannot be used.
         await process.has_read.wait()

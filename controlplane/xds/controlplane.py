@@ -39,6 +39,7 @@ _log = structlog.get_logger("controlplane.xds")
 
 _ROUTES_WAIT = frozenset({types.LISTENER, types.ROUTE, types.VIRTUAL_HOST})
 SERVICE_AGENT = "causeway"
+ALLOW_LIST_INTERVAL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +268,12 @@ class ControlPlane:
             if not session.peer.startswith("unix:") and not self._allow_list.allows(session.identity):
                 _log.warning("client taken off the allow-list", peer=session.peer, names=sorted(session.identity))
                 session.end()
+
+    async def watch_clients(self) -> None:
+        """Follows the allow-list for the streams that are open. Never returns."""
+        while True:
+            self.check_clients()
+            await asyncio.sleep(ALLOW_LIST_INTERVAL_S)
 
     def _may_have_policies(self, names: frozenset[str]) -> bool:
         return self._allow_list is None or self._allow_list.is_service(names)

@@ -1,0 +1,342 @@
+"""The same rules over real gRPC, and what only the shell can do: limits, isolation, identity, gates, status."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.status.v3 import csds_pb2
+
+from controlplane.snapshot.resource import Resource
+from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds import csds
+from controlplane.xds.clients import AllowList, identity
+from controlplane.xds.controlplane import ControlPlane, Inconsistent, Outcome, Policy
+from controlplane.xds.waiting import wait_until_live
+from serving.address import TcpAddress
+from serving.server import Server
+from serving.tls import TlsFiles, channel_credentials
+from tests.serving.certificates import Authority
+from tests.support.waiting import until
+from tests.xds import made
+from tests.xds.playbook import plain, state
+from tests.xds.rows import ADS, ALL, TYPES, Variant, row
+from tests.xds.served import serving
+from tests.xds.wire_client import connected, names
+
+SECTION = "Over gRPC"
+
+
+async def plane_with(**kinds: dict[str, int]) -> ControlPlane:
+    plane = ControlPlane()
+    await plane.set_snapshot(state(**kinds))
+    return plane
+
+
+async def numbered(plane: ControlPlane, number: int) -> None:
+    await plane.set_snapshot(state(CDS={"A": number}), revision=str(number))
+
+
+@row(SECTION, "W1", "A request that breaks the protocol ends the stream with INVALID_ARGUMENT and a reason", ADS)
+async def test_protocol_error(variant: Variant) -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port, connected(port, variant) as client:
+        request = discovery_pb2.DiscoveryRequest if variant is Variant.SOTW_ADS else discovery_pb2.DeltaDiscoveryRequest
+        await client._write(request(node=base_pb2.Node(id="x")))
+        assert await client.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "type URL" in await client.details()
+        await until("the session is gone", lambda: not plane.sessions)
+
+
+@row(SECTION, "W2", "A client that goes leaves nothing behind", ALL)
+async def test_nothing_left_behind(variant: Variant) -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port:
+        before = len(asyncio.all_tasks())
+        for _ in range(20):
+            async with connected(port, variant) as client:
+                await client.ask("CDS", "A")
+                await client.hear()
+        await until("no session", lambda: not plane.sessions)
+        await until("no task", lambda: len(asyncio.all_tasks()) <= before + 1)
+
+
+@row(SECTION, "W3", "When the server ends, every stream ends at once", ALL)
+async def test_shutdown(variant: Variant) -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port, connected(port, variant) as client:
+        await client.ask("CDS", "A")
+        await client.hear()
+        plane.end_all()
+        assert await asyncio.wait_for(client.code(), 1.0) is grpc.StatusCode.OK
+
+
+@row(SECTION, "W4", "More names than the limit are refused", ALL)
+async def test_too_many_names(variant: Variant) -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port, connected(port, variant) as client:
+        await client.ask("CDS", *(f"n{number}" for number in range(50_001)))
+        assert await client.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@row(SECTION, "W5", "More streams than the limit are refused, the others go on", ALL)
+async def test_too_many_streams(variant: Variant) -> None:
+    plane = ControlPlane(Policy(max_streams=1))
+    await numbered(plane, 1)
+    async with serving(plane) as port, connected(port, variant) as first:
+        await first.ask("CDS", "A")
+        await first.hear()
+        async with connected(port, variant) as second:
+            await second.ask("CDS", "A")
+            assert await second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await numbered(plane, 2)
+        assert names(await first.hear()) == ["A"]
+
+
+@row(SECTION, "W6", "A client that does not read delays nobody, and gets the newest state when it does", ALL)
+async def test_slow_client(variant: Variant) -> None:
+    plane = await plane_with(CDS={"A": 1})
+    big = [Resource(type_url=TYPES["CDS"], name="big", tree=(bytes(1 << 20),))]
+    other = base_pb2.Node(id="quick", user_agent_name="envoy")
+    async with (
+        serving(plane) as port,
+        connected(port, variant) as slow,
+        connected(port, variant, node=other) as quick,
+    ):
+        for client in (slow, quick):
+            await client.ask("CDS", "A", "big")
+            await client.hear()
+        last = ""
+        for number in range(2, 60):
+            last = plain("CDS", "A", number).version
+            plane.serve_unchecked(
+                Snapshot.of([plain("CDS", "A", number), *(big if number % 2 else [])]), revision=str(number)
+            )
+            await quick.hear()
+        session = next(one for one in plane.sessions if one.stream.node and one.stream.node.id == "test-id")
+        assert session.responses < 30, "what was superseded was never sent to the slow one"
+        held = []
+        while not await slow.is_quiet(0.3):
+            response = await slow.hear()
+            held = [*held, *response.resources]
+        newest = session.stream.channels[TYPES["CDS"]].acked["A"]
+        assert newest.version == last
+
+
+@row(SECTION, "W7", "Two clients with the same subscription share one encoding", ALL)
+async def test_shared_encoding(variant: Variant) -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port, connected(port, variant) as one, connected(port, variant) as two:
+        for client in (one, two):
+            await client.ask("CDS", "A")
+            await client.hear()
+        assert (plane.encoder.misses, plane.encoder.hits) == (1, 1)
+
+
+@row(SECTION, "W8", "Policy documents reach the services before the routes that name them reach Envoy", ADS)
+async def test_policies_before_routes(variant: Variant) -> None:
+    def snapshot(number: int) -> Snapshot:
+        return Snapshot.of([made.policy("causeway.extauthz", f"{number}"), plain("RDS", "rc", number)])
+
+    plane = ControlPlane()
+    await plane.set_snapshot(snapshot(1))
+    service_node = base_pb2.Node(id="authz", user_agent_name="causeway")
+    async with (
+        serving(plane) as port,
+        connected(port, variant) as envoy,
+        connected(port, variant, node=service_node) as service,
+    ):
+        await envoy.ask("RDS", "rc")
+        await envoy.hear()
+        await service.ask("ECDS", "causeway.extauthz")
+        await service.hear()
+        await until("both settled", lambda: all(s.revision == plane.revision for s in plane.sessions))
+        await plane.set_snapshot(snapshot(2))
+        document = await service.hear(ack=False)
+        assert await envoy.is_quiet(), "routes wait"
+        await service.answer(document)
+        assert names(await envoy.hear()) == ["rc"]
+
+
+@row(SECTION, "W9", "A service that never accepts its policies holds the routes back for a moment only", ADS)
+async def test_policies_are_not_waited_for_for_ever(variant: Variant) -> None:
+    plane = ControlPlane(Policy(policy_patience_s=0.2))
+    await plane.set_snapshot(Snapshot.of([made.policy("p", "1"), plain("RDS", "rc", 1)]))
+    service_node = base_pb2.Node(id="authz", user_agent_name="causeway")
+    async with (
+        serving(plane) as port,
+        connected(port, variant) as envoy,
+        connected(port, variant, node=service_node) as service,
+    ):
+        await envoy.ask("RDS", "rc")
+        await envoy.hear()
+        await service.ask("ECDS", "p")
+        await service.hear()
+        await until("both settled", lambda: all(s.revision == plane.revision for s in plane.sessions))
+        await plane.set_snapshot(Snapshot.of([made.policy("p", "2"), plain("RDS", "rc", 2)]))
+        await service.hear(ack=False)
+        assert names(await envoy.hear()) == ["rc"]
+
+
+async def test_an_inconsistent_snapshot_is_not_served() -> None:
+    plane = await plane_with(CDS={"A": 1})
+    with pytest.raises(Inconsistent) as refused:
+        await plane.set_snapshot(Snapshot.of([made.routes("rc", {"/": "nowhere"})]))
+    assert 'names Cluster "nowhere"' in refused.value.problems[0]
+    assert plane.snapshot is not None
+    assert plane.snapshot.get(TYPES["CDS"], "A") is not None
+
+
+async def test_a_mass_deletion_is_held_until_confirmed() -> None:
+    plane = ControlPlane()
+    many = {f"c{number}": 1 for number in range(10)}
+    await plane.set_snapshot(state(CDS=many), revision="many")
+    assert await plane.set_snapshot(state(CDS={"c0": 1}), revision="few") is Outcome.HELD
+    assert plane.revision == "many"
+    held = plane.status().held
+    assert held is not None
+    assert len(held.removes) == 9
+    assert await plane.confirm() == "few"
+    assert plane.revision == "few"
+    assert await plane.confirm() is None
+    await plane.set_snapshot(state(CDS=many), revision="again")
+    await plane.set_snapshot(state(), revision="none")
+    assert plane.discard() == "none"
+    assert plane.status().held is None
+
+
+async def test_status_tells_what_each_client_has() -> None:
+    plane = await plane_with(CDS={"A": 1, "B": 1})
+    async with serving(plane) as port, connected(port, Variant.DELTA_ADS) as client:
+        await client.ask("CDS", "A", "B")
+        response = await client.hear(ack=False)
+        (waiting,) = plane.status().clients
+        assert (waiting.id, waiting.verdict.value, waiting.types[0].state) == ("test-id", "pending", "WAITING")
+        await client.answer(response, "bad A")
+        halves = [await client.hear(ack=False), None]
+        await client.answer(halves[0], "bad A")
+        await client.hear()
+        await until("a verdict", lambda: plane.status().kept_back)
+        (rejecting,) = plane.status().clients
+        assert rejecting.types[0].nack == "bad A"
+        assert rejecting.types[0].kept_back == ("A",)
+        assert rejecting.nacks == 2
+        waited = await wait_until_live(plane, 2.0)
+        assert not waited.is_live
+        assert "bad A" in waited.reasons[0]
+
+
+async def test_waiting_ends_with_the_last_ack() -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port, connected(port, Variant.DELTA_EACH) as client:
+        await client.ask("CDS", "A")
+        response = await client.hear(ack=False)
+        late = await wait_until_live(plane, 0.05)
+        assert not late.is_live
+        assert late.reasons == ('client "test-id" has not accepted everything after 0.05 s (waiting for Cluster)',)
+        waiting = asyncio.create_task(wait_until_live(plane, 5.0))
+        await client.answer(response)
+        assert (await waiting).is_live
+
+
+async def test_csds_of_the_control_plane() -> None:
+    plane = await plane_with(CDS={"A": 1})
+    server = Server([*plane.services(), csds.service(plane)])
+    (address,) = await server.start([TcpAddress("127.0.0.1", 0)])
+    assert isinstance(address, TcpAddress)
+    async with (
+        connected(address.port, Variant.DELTA_ADS) as client,
+        grpc.aio.insecure_channel(str(address)) as channel,
+    ):
+        await client.ask("CDS", "A", "nobody")
+        await client.hear()
+        fetch = channel.unary_unary(
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
+            request_serializer=csds_pb2.ClientStatusRequest.SerializeToString,
+            response_deserializer=csds_pb2.ClientStatusResponse.FromString,
+        )
+        await until("settled", lambda: all(session.stream.is_settled for session in plane.sessions))
+        (config,) = (await fetch(csds_pb2.ClientStatusRequest())).config
+        rows = {one.name: (one.config_status, one.client_status) for one in config.generic_xds_configs}
+        assert config.node.id == "test-id"
+        assert rows == {"A": (csds_pb2.SYNCED, 3), "nobody": (csds_pb2.SYNCED, 2)}
+        other = csds_pb2.ClientStatusRequest(node_matchers=[{"node_id": {"exact": "other"}}])
+        assert len((await fetch(other)).config) == 0
+    plane.end_all()
+    await server.drain(grace_s=0)
+
+
+# Who may connect
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
+
+
+async def _ask(port: int, files: TlsFiles, agent: str, name: str) -> list[str]:
+    """What a client with this certificate hears about a name of the extension type."""
+    options = [("grpc.ssl_target_name_override", "control.test")]
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", channel_credentials(files), options=options) as channel:
+        call = channel.stream_stream(
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+            request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
+        )()
+        await call.write(
+            discovery_pb2.DeltaDiscoveryRequest(
+                node={"id": "n", "user_agent_name": agent}, type_url=TYPES["ECDS"], resource_names_subscribe=[name]
+            )
+        )
+        response = await call.read()
+        return [one.name for one in response.resources]
+
+
+async def test_only_listed_certificates_may_connect(authority: Authority, tmp_path: Path) -> None:
+    allowed = tmp_path / "clients"
+    allowed.write_text("# envoys\n*.envoy.test\nservice authz.test\n")
+    plane = ControlPlane(allow_list=AllowList(allowed))
+    await plane.set_snapshot(Snapshot.of([made.policy("p", "{}")]))
+    server = Server(plane.services(), tls=authority.issue("server", "control.test"))
+    (address,) = await server.start([TcpAddress("127.0.0.1", 0)])
+    assert isinstance(address, TcpAddress)
+    port = address.port
+    authz = authority.issue("authz", "authz.test")
+    assert await _ask(port, authz, "causeway", "p") == ["p"]
+    envoy = authority.issue("envoy", "one.envoy.test")
+    assert await _ask(port, envoy, "causeway", "p") == [], "an Envoy that calls itself a service gets no secrets"
+    stranger = authority.issue("stranger", "stranger.test")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _ask(port, stranger, "causeway", "p")
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    allowed.write_text("service stranger.test\n")
+    assert await _ask(port, stranger, "causeway", "p") == ["p"], "the list is read again"
+    with pytest.raises(grpc.aio.AioRpcError):
+        await _ask(port, authz, "causeway", "p")
+    plane.end_all()
+    await server.drain(grace_s=0)
+
+
+def test_an_unreadable_list_leaves_the_last_one(tmp_path: Path) -> None:
+    file = tmp_path / "clients"
+    file.write_text("a.test\n")
+    allow_list = AllowList(file)
+    file.unlink()
+    assert not allow_list.refresh()
+    assert allow_list.allows({"a.test"})
+
+
+@pytest.mark.parametrize(
+    ("context", "found"),
+    [
+        pytest.param({"x509_subject_alternative_name": [b"A.test"], "x509_common_name": [b"b"]}, {"a.test"}, id="SAN"),
+        pytest.param({"x509_common_name": [b"b"]}, {"b"}, id="common name where there is no SAN"),
+        pytest.param({}, set(), id="no certificate"),
+    ],
+)
+def test_identity(context: dict[str, list[bytes]], found: set[str]) -> None:
+    assert identity(context) == found
