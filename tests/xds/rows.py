@@ -61,6 +61,7 @@ class Row:
     kinds: tuple[str, ...]
     """Types the row was run for, where it is run for each."""
     test: str
+    module: str
 
 
 ROWS: list[Row] = []
@@ -73,7 +74,15 @@ def row(
 
     def decorate(test: F) -> F:
         ROWS.append(
-            Row(section=section, number=number, title=title, variants=variants, kinds=kinds, test=test.__name__)
+            Row(
+                section=section,
+                number=number,
+                title=title,
+                variants=variants,
+                kinds=kinds,
+                test=test.__name__,
+                module=test.__module__.rpartition(".")[2],
+            )
         )
         marked = pytest.mark.parametrize("variant", variants, ids=lambda one: one.value)(test)
         if kinds:

@@ -28,10 +28,11 @@ def page() -> str:
     """The whole page."""
     for module in MODULES:
         import_module(f"tests.xds.{module}")
-    order = {name: number for number, name in enumerate(dict.fromkeys(row.section for row in ROWS))}
+    listed = sorted(ROWS, key=lambda row: MODULES.index(row.module))  # whoever imported them first
+    order = {name: number for number, name in enumerate(dict.fromkeys(row.section for row in listed))}
     runs = sum(len(row.variants) * max(1, len(row.kinds)) for row in ROWS)
     parts = [_HEAD, f"{len(ROWS)} rows, {runs} runs.\n"]
-    rows = sorted(ROWS, key=lambda row: order[row.section])
+    rows = sorted(listed, key=lambda row: order[row.section])
     for section, group in groupby(rows, key=lambda row: row.section):
         parts.append(f"## {section}\n")
         parts.append("| row | what is required | " + " | ".join(one.value for one in Variant) + " | test |")
