@@ -13,8 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OUR_CODE = ("controlplane", "extauthz", "ratelimit", "serving")
-LONGEST_FILE = 480
+LONGEST_FILE = 450
 LONGEST_TEST_FILE = 700
+# Longer already. They may get shorter, not longer.
+LONG_FILES = {"controlplane/resolve/routes.py": 520, "serving/http2.py": 500}
 
 # word -> what to write in its place
 BANNED = {
@@ -93,12 +95,12 @@ def test_banned_calls_have_better_ones(call: str) -> None:
 
 
 def test_source_files_are_short_enough_to_read() -> None:
-    long = {
-        name: lines
-        for name in python_files(*OUR_CODE, "tests", "benchmarks")
-        if (lines := text_of(name).count("\n")) > (LONGEST_TEST_FILE if name.startswith("tests/") else LONGEST_FILE)
-    }
-    assert long == {}
+    def limit(name: str) -> int:
+        return LONG_FILES.get(name, LONGEST_TEST_FILE if name.startswith("tests/") else LONGEST_FILE)
+
+    files = python_files(*OUR_CODE, "tests", "benchmarks")
+    assert {name: lines for name in files if (lines := text_of(name).count("\n")) > limit(name)} == {}
+    assert set(LONG_FILES) <= set(files), "what is gone needs no exception"
 
 
 def test_every_module_says_what_it_is_for() -> None:
