@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import grpc
 import structlog
+from grpc_health.v1 import health_pb2
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from ratelimit import api, policy
@@ -24,7 +25,6 @@ from ratelimit.core.answer import Answer, Style
 from ratelimit.core.limits import Limits
 from ratelimit.core.plan import RequestError
 from ratelimit.core.reference import Config
-from ratelimit.fast.server import CallError, Handle, UnaryServer
 from ratelimit.meters import Meters
 from ratelimit.service import RateLimitService, wall_clock_us
 from ratelimit.settings import Settings
@@ -34,6 +34,8 @@ from ratelimit.store.redis import RedisStore, StoreDownError
 from serving.address import UnixAddress
 from serving.admin import Admin
 from serving.ads import AdsClient, Subscription, policy_json
+from serving.front import Front
+from serving.http2 import CallError, Handler
 from serving.process import background
 from serving.server import Call, Server, Service, Unary, check_plain
 from serving.server import Limits as CallLimits
@@ -41,6 +43,8 @@ from serving.tls import TlsFiles
 
 SERVICE_NAME = "envoy.service.ratelimit.v3.RateLimitService"
 METHOD = f"/{SERVICE_NAME}/ShouldRateLimit"
+HEALTH = "/grpc.health.v1.Health/Check"
+NOT_FOUND = 5
 UNKNOWN = 2
 """The reference service's gRPC status for a wrong request and for a store that is down."""
 HEALTH_NAME = "ratelimit"
@@ -68,14 +72,14 @@ async def serve(settings: Settings, stop: asyncio.Event, *, registry: CollectorR
         stack.push_async_callback(admin.stop)
         await admin.start(settings.admin)
         async with background(*work):
-            end = await _listen(settings, service, stack)
+            end = await _listen(settings, service, stack, stop)
             admin.started()
             await stop.wait()
             await end()
 
 
 async def _listen(
-    settings: Settings, service: RateLimitService, stack: AsyncExitStack
+    settings: Settings, service: RateLimitService, stack: AsyncExitStack, stop: asyncio.Event
 ) -> Callable[[], Awaitable[None]]:
     """Serves on every address; what is returned ends that gracefully.
 
@@ -89,7 +93,7 @@ async def _listen(
         allow_insecure=settings.allow_insecure,
     )
     private = Path(stack.enter_context(TemporaryDirectory(prefix="causeway-"))) / "general.sock"
-    fast = UnaryServer({METHOD: _fast(service)}, private)
+    fast = Front({METHOD: _fast(service), HEALTH: _health(stop)}, private)
     secured = [address for address in settings.listen if tls is not None and not address.is_unix]
     await general.start([UnixAddress(private), *secured])
     for address in settings.listen:
@@ -99,13 +103,27 @@ async def _listen(
             _log.info("listening", address=str(bound), service=SERVICE_NAME)
 
     async def end() -> None:
-        await fast.drain(grace_s=settings.drain_s)
+        await fast.drain(settings.drain_s)
         await general.drain(grace_s=settings.drain_s)
 
     return end
 
 
-def _fast(service: RateLimitService) -> Handle:
+def _health(stop: asyncio.Event) -> Handler:
+    """Answers grpc.health.v1's Check where calls are: a client's channel is one connection for both."""
+
+    def check(request: bytes) -> bytes:
+        asked = health_pb2.HealthCheckRequest.FromString(request)
+        if asked.service not in ("", SERVICE_NAME, HEALTH_NAME):
+            raise CallError(NOT_FOUND, "unknown service")
+        status = health_pb2.HealthCheckResponse
+        told: bytes = status(status=status.NOT_SERVING if stop.is_set() else status.SERVING).SerializeToString()
+        return told
+
+    return check
+
+
+def _fast(service: RateLimitService) -> Handler:
     """Answers ShouldRateLimit for the fast server."""
 
     async def later(answering: Awaitable[Answer]) -> bytes:

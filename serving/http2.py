@@ -24,7 +24,7 @@ from serving.hpack import MAX_BLOCK_BYTES, CompressionError, PathReader
 _log = structlog.get_logger("serving.http2")
 
 Handler = Callable[[bytes], bytes | Awaitable[bytes]]
-"""Takes and returns encoded messages. What it raises ends the call with INTERNAL, and is logged."""
+"""Takes and returns encoded messages. CallError ends the call with its status; anything else with INTERNAL, logged."""
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_MESSAGE_BYTES: Final = 1 << 20
@@ -71,6 +71,20 @@ _GREETING: Final = _frame(_SETTINGS, 0, 0, _OUR_SETTINGS) + _frame(
 )
 
 
+class CallError(Exception):
+    """Ends a call with a gRPC status: its number and a short text for the caller."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+    @property
+    def details(self) -> bytes:
+        """The text as `grpc-message` has it: percent-encoded, and short enough for a field."""
+        kept = (bytes((b,)) if 0x20 <= b <= 0x7E and b != 0x25 else b"%%%02X" % b for b in str(self).encode())
+        return b"".join(kept)[:126]
+
+
 class _ConnectionError(Exception):
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
@@ -102,13 +116,13 @@ class UnaryServer:
     def __init__(self, handlers: Mapping[str, Handler], *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._handlers = {path.encode(): handler for path, handler in handlers.items()}
         self._max_message_bytes = max_message_bytes
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
 
     async def start_unix(self, path: str) -> None:
         """Listens on a socket file, which must not exist. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_unix_server(self._accept, path, backlog=1024))
+        self._servers.append(await loop.create_unix_server(self.connection, path, backlog=1024))
 
     async def drain(self, grace_s: float) -> None:
         """Accepts no more, tells peers to go elsewhere, and gives calls in flight `grace_s` to finish."""
@@ -123,15 +137,18 @@ class UnaryServer:
         for connection in tuple(self._connections):
             connection.abort()
 
-    def _accept(self) -> asyncio.Protocol:
-        connection = _Connection(self._handlers, self._max_message_bytes, self._connections.discard)
+    def connection(self) -> Connection:
+        """A connection that was accepted elsewhere, to be given its transport and what came on it."""
+        connection = Connection(self._handlers, self._max_message_bytes, self._connections.discard)
         self._connections.add(connection)
         return connection
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
+    """One peer's connection."""
+
     def __init__(
-        self, handlers: Mapping[bytes, Handler], max_message_bytes: int, closed: Callable[[_Connection], None]
+        self, handlers: Mapping[bytes, Handler], max_message_bytes: int, closed: Callable[[Connection], None]
     ) -> None:
         self.ended = asyncio.Event()
         self._handlers = handlers
@@ -385,6 +402,9 @@ class _Connection(asyncio.Protocol):
             return
         try:
             answer = handler(bytes(body[5:]))
+        except CallError as error:
+            self._out.append(_refusal(stream, error.status, error.details))
+            return
         except Exception:  # the boundary between a protocol and whatever it carries
             _log.exception("handler failed", path=(request.path or b"").decode("latin-1"))
             self._out.append(_refusal(stream, _INTERNAL, b"internal error"))
@@ -397,6 +417,8 @@ class _Connection(asyncio.Protocol):
     async def _later(self, stream: int, coming: Awaitable[bytes]) -> None:
         try:
             answer = await coming
+        except CallError as error:
+            self._out.append(_refusal(stream, error.status, error.details))
         except Exception:
             _log.exception("handler failed")
             self._out.append(_refusal(stream, _INTERNAL, b"internal error"))

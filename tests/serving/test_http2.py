@@ -287,14 +287,14 @@ async def test_unknown_frames_and_priorities_are_ignored(peer: Peer, flags: int)
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40)), max_size=12)
 )
 def test_no_sequence_of_frames_raises(frames: list[tuple[int, int, int, bytes]]) -> None:
-    from serving.http2 import _Connection
+    from serving.http2 import Connection
 
     class Wire:
         def write(self, data: bytes) -> None: ...
         def close(self) -> None: ...
         def abort(self) -> None: ...
 
-    connection = _Connection({ECHO.encode(): lambda message: message}, 1000, lambda _: None)
+    connection = Connection({ECHO.encode(): lambda message: message}, 1000, lambda _: None)
     connection.connection_made(Wire())  # type: ignore[arg-type]
     connection.data_received(PREFACE + frame(4, 0, 0))
     for one in frames:
