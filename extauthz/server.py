@@ -55,16 +55,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     listener = Listener(service, settings)
     try:
         async with service.running():
-            work = [_serving_when_ready(listener, service)]
+            work: list[Coroutine[None, None, None]] = []
             if settings.policy is not None:
                 service.apply(await asyncio.to_thread(settings.policy.read_text, encoding="utf-8"))
             elif settings.xds is not None:
                 work.append(_from_control_plane(settings, service, admin, settings.xds))
             if settings.admin is not None:
                 await admin.start(settings.admin)
-            async with background(*work):
-                await listener.start(settings.listen)
-                admin.started()
+            await listener.start(settings.listen)
+            admin.started()
+            async with background(_serving_when_ready(listener, service), *work):
                 await stop.wait()
                 await listener.drain(settings.drain)
     finally:
@@ -78,21 +78,22 @@ class Listener:
 
     def __init__(self, service: ExtAuthz, settings: Settings) -> None:
         self._lean = UnaryServer({CHECK: service.check, HEALTH_CHECK: self._health})
-        self._full = Server(
-            [Service(name=GRPC_SERVICE, unary={"Check": _handler(service)})],
-            tls=_tls(settings),
-            allow_insecure=settings.allow_insecure,
-        )
+        self._full: Server | None = None
+        self._service = service
+        self._settings = settings
         self._sockets: list[UnixAddress] = []
-        self._has_tcp = False
         self._is_serving = False
 
     async def start(self, addresses: Sequence[Address]) -> None:
         """Listens, and says that it does not serve yet. Raises OSError."""
         tcp = [address for address in addresses if isinstance(address, TcpAddress)]
         if tcp:
-            await self._full.start(tcp, serving=False)
-            self._has_tcp = True
+            self._full = Server(
+                [Service(name=GRPC_SERVICE, unary={"Check": _handler(self._service)})],
+                tls=_tls(self._settings),
+                allow_insecure=self._settings.allow_insecure,
+            )
+            await self._full.start(tcp, serving=self._is_serving)
         for address in addresses:
             if isinstance(address, UnixAddress):
                 remove_stale_socket(address.path)
@@ -106,14 +107,14 @@ class Listener:
 
     async def set_serving(self) -> None:
         self._is_serving = True
-        if self._has_tcp:
+        if self._full is not None:
             await self._full.set_serving(True)
 
     async def drain(self, grace_s: float) -> None:
         """Accepts nothing new and lets what is in flight finish."""
         self._is_serving = False
         drains = [self._lean.drain(grace_s)]
-        if self._has_tcp:
+        if self._full is not None:
             drains.append(self._full.drain(grace_s=grace_s))
         await asyncio.gather(*drains)
         for address in self._sockets:
