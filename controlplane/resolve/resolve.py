@@ -15,6 +15,7 @@ from controlplane.manifests.models.gateway import Gateway, Listener
 from controlplane.manifests.models.identity import Identity as WrittenIdentity
 from controlplane.origin import Origin
 from controlplane.resolve import routes
+from controlplane.resolve.actions import mutations
 from controlplane.resolve.findings import Finding, Findings, Path
 from controlplane.resolve.identity import ReadFile, identity
 from controlplane.resolve.limits import limit
@@ -65,7 +66,7 @@ def resolve(manifest: Manifest, deployment: Deployment, place: Callable[[Path], 
             identity=who,
             limits=limits,
             rate_limit_headers=manifest.gateway.rate_limit_headers,
-            response_headers=routes.mutations(manifest.gateway.response_headers),
+            response_headers=mutations(manifest.gateway.response_headers),
         ),
         findings=tuple(findings.all),
     )

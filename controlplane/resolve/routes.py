@@ -11,14 +11,11 @@ Envoy looks for the host first and never comes back, so a route without a host i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import TypeVar
 
-from controlplane.ir import names
 from controlplane.ir import route as ir
 from controlplane.ir.identity import Identity
 from controlplane.ir.limit import RouteLimit
@@ -27,28 +24,17 @@ from controlplane.manifests.models.base import did_you_mean
 from controlplane.manifests.models.document import Manifest, RouteGroup
 from controlplane.manifests.models.gateway import Gateway
 from controlplane.manifests.models.identity import Auth
-from controlplane.manifests.models.scalars import DurationRange
-from controlplane.manifests.models.service import LoadBalancing, Maintenance, Retry, Service
+from controlplane.manifests.models.service import Service
 from controlplane.memo import by_identity, same
 from controlplane.origin import Origin
 from controlplane.resolve import paths
+from controlplane.resolve.actions import action, body_limit, cross_origin, mutations, response_headers
 from controlplane.resolve.findings import Findings, Path
 from controlplane.resolve.identity import RouteMeaning, authorization
-
-_T = TypeVar("_T")
 
 ANY_HOST = "*"
 _Texts = tuple[tuple[str, str, str], ...]
 _Order = tuple[tuple[tuple[int, str], ...], int, tuple[str, ...], int, _Texts, _Texts]
-_COMMON_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_CONDITIONS = {
-    "connect_failure": ("connect-failure",),
-    "refused_stream": ("refused-stream",),
-    "reset": ("reset",),
-    "timeout": ("reset",),
-    "gateway_error": ("gateway-error",),
-    "5xx": ("5xx",),
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -235,7 +221,7 @@ def _meaning(
         headers=tuple(_value(name, one) for name, one in sorted(route.headers.items())),
         query=tuple(_value(name, one) for name, one in sorted(route.query.items())),
     )
-    action = _action(route, pattern, services, gateway)
+    done = action(route, pattern, services, gateway)
     built: list[Candidate] = []
     problems: dict[str, None] = {}
     for host in route.hosts or (None,):
@@ -249,15 +235,15 @@ def _meaning(
             name=route.label,
             pattern=route.path,
             match=match,
-            action=action,
+            action=done,
             authorization=same(asked),
             origin=origin,
             service=route.service or (route.services[0].service if route.services else None),
             parameters=tuple(pattern.parameters.items()),
             request_headers=mutations(route.request_headers),
-            response_headers=_response_headers(route, services, gateway),
-            body_limit_bytes=_body_limit(route, services, gateway),
-            cross_origin=_cross_origin(route, gateway),
+            response_headers=response_headers(route, services, gateway),
+            body_limit_bytes=body_limit(route, services, gateway),
+            cross_origin=cross_origin(route, gateway),
             limits=_limits(route.limits, limits),
         )
         built.append(Candidate(host=host or ANY_HOST, index=index, pattern=pattern, route=on_host))
@@ -316,202 +302,3 @@ def _report_unknown(group: RouteGroup, first: int, manifest: Manifest, findings:
 def near(name: str, known: Mapping[str, object]) -> str:
     """A hint at the known name that was probably meant."""
     return did_you_mean(name, known)
-
-
-def _action(route: written.Route, pattern: paths.Pattern, services: tuple[Service, ...], gateway: Gateway) -> ir.Action:
-    defaults = gateway.defaults
-    maintenance = _maintenance(route, services, gateway)
-    if maintenance is not None:
-        return ir.ErrorResponse(
-            status=503, code="maintenance", error="Service Unavailable", message=maintenance.message
-        )
-    if route.redirect is not None:
-        return _redirect(route.redirect, pattern)
-    if route.respond is not None:
-        return ir.DirectResponse(
-            status=route.respond.status,
-            body=route.respond.body,
-            content_type=route.respond.content_type
-            or (_content_type(route.respond.body) if route.respond.body else None),
-        )
-    first = next(iter(services), None)
-    if first is None:  # a service that does not exist has been reported
-        return ir.ErrorResponse(
-            status=503, code="service_unavailable", error="Service Unavailable", message="No service."
-        )
-    timeout = _nearest(route.timeout, first.timeout, defaults.timeout)
-    idle = _nearest(route.idle_timeout, first.idle_timeout, defaults.idle_timeout)
-    host = (route.rewrite.host if route.rewrite else None) or (None if first.host == "original" else first.host)
-    hashing = [service.load_balancing for service in services if service.load_balancing.by is not None]
-    return ir.Forward(
-        clusters=_shares(route),
-        timeout_ms=None if timeout.is_none or route.websocket else timeout.ms,
-        idle_timeout_ms=0 if idle.is_none else idle.ms,
-        retry=_retry(route.retry or first.retry or defaults.retry),
-        path_rewrite=_rewrite(route.rewrite, pattern) if route.rewrite else None,
-        host_rewrite=None if host == "endpoint" else host,
-        keep_host=host is None,
-        hash_keys=tuple(dict.fromkeys(map(_hash_key, hashing))),
-        websocket=route.websocket,
-        mirrors=tuple(
-            ir.Mirror(cluster=names.service_cluster(one.service), percent=float(one.share)) for one in route.mirror
-        ),
-    )
-
-
-def _maintenance(route: written.Route, services: tuple[Service, ...], gateway: Gateway) -> Maintenance | None:
-    levels = (route.maintenance, *(service.maintenance for service in services), gateway.maintenance)
-    if route.maintenance is not None and not route.maintenance.enabled:
-        return None
-    return next((level for level in levels if level is not None and level.enabled), None)
-
-
-def _content_type(body: str) -> str:
-    return "application/json" if re.match(r"\s*[\[{]", body) else "text/plain; charset=utf-8"
-
-
-def _shares(route: written.Route) -> tuple[ir.WeightedCluster, ...]:
-    if route.service is not None:
-        return (ir.WeightedCluster(cluster=names.service_cluster(route.service), weight=1),)
-    shares = (s for s in route.services or () if s.weight)
-    return tuple(ir.WeightedCluster(cluster=names.service_cluster(s.service), weight=s.weight) for s in shares)
-
-
-def _retry(retry: Retry) -> ir.RetryPolicy | None:
-    if retry.attempts == 0:
-        return None
-    statuses = tuple(sorted(int(on) for on in retry.on if on.isdigit()))
-    conditions = dict.fromkeys(name for on in retry.on for name in _CONDITIONS.get(on, ()))
-    if statuses:
-        conditions["retriable-status-codes"] = None
-    return ir.RetryPolicy(
-        retries=retry.attempts,
-        conditions=tuple(conditions),
-        statuses=statuses,
-        methods=() if retry.methods == "any" else tuple(sorted(retry.methods)),
-        backoff_base_ms=_backoff(retry.backoff)[0],
-        backoff_max_ms=_backoff(retry.backoff)[1],
-        per_try_timeout_ms=retry.per_try_timeout.ms if retry.per_try_timeout is not None else None,
-    )
-
-
-def _backoff(backoff: DurationRange) -> tuple[int, int]:
-    return backoff.first.ms, backoff.last.ms
-
-
-def _nearest(route: _T | None, service: _T | None, default: _T) -> _T:
-    """What the nearest one says. `none` is said too: it is zero, not nothing."""
-    if route is not None:
-        return route
-    return default if service is None else service
-
-
-def _hash_key(balancing: LoadBalancing) -> ir.HashKey:
-    kind, _, name = (balancing.by or "ip").partition(".")
-    match kind:
-        case "header":
-            return ir.HashKey(kind="header", name=name)
-        case "cookie":
-            ttl = balancing.cookie_ttl
-            return ir.HashKey(kind="cookie", name=name, cookie_ttl_ms=ttl.ms if ttl is not None else None)
-        case _:
-            return ir.HashKey(kind="ip")
-
-
-def _rewrite(rewrite: written.Rewrite, pattern: paths.Pattern) -> ir.RegexRewrite | None:
-    if rewrite.path is not None:
-        return _template(rewrite.path, pattern)
-    if rewrite.prefix is not None:
-        return _template(rewrite.prefix.rstrip("/") + "{**}", pattern)
-    if rewrite.strip_prefix is not None:
-        prefix = re.escape(rewrite.strip_prefix.rstrip("/"))
-        return ir.RegexRewrite(regex=f"^{prefix}(?:/(.*))?$", substitution="/\\1")
-    if rewrite.regex is not None:
-        return ir.RegexRewrite(regex=rewrite.regex.match, substitution=rewrite.regex.replace)
-    return None
-
-
-def _template(template: str, pattern: paths.Pattern) -> ir.RegexRewrite:
-    """A path with `{parameter}`s and `{**}`: groups of the pattern's own expression."""
-    groups = {name: f"\\{1 + _group(pattern, segment)}" for name, segment in pattern.parameters.items()}
-    rest = f"\\{1 + sum(isinstance(s, paths.Single) for s in pattern.segments)}"
-    text = template.replace("\\", "\\\\").replace("/{**}", "{**}").replace("{**}", rest)
-    for name, group in groups.items():
-        text = text.replace("{" + name + "}", group)
-    # With nothing else left of the template, a request for the bare prefix must still have a path.
-    tail = "(/.*)?" if pattern.has_rest else "/?"
-    regex = "^" + pattern.regex(capture=True) + tail + "$"
-    if text == rest:
-        return ir.RegexRewrite(regex="^" + pattern.regex(capture=True) + "/?(.*)$", substitution="/" + rest)
-    return ir.RegexRewrite(regex=regex, substitution=text)
-
-
-def _group(pattern: paths.Pattern, segment: int) -> int:
-    """How many single wildcards come before this segment."""
-    return sum(isinstance(s, paths.Single) for s in pattern.segments[:segment])
-
-
-def _redirect(redirect: written.Redirect, pattern: paths.Pattern) -> ir.Redirect:
-    built = ir.Redirect(
-        status=redirect.code,
-        scheme=redirect.scheme,
-        host=redirect.host,
-        port=redirect.port,
-        keep_query=redirect.keep_query,
-    )
-    if redirect.to is not None:
-        found = re.fullmatch(r"(?:(https?)://([^/:]+|\[[^\]]+\])(?::(\d+))?)?(/.*)?", redirect.to)
-        if found is None:
-            raise ValueError(redirect.to)
-        scheme, host, port, path = found.groups()
-        return replace(
-            built,
-            scheme=scheme,
-            host=host,
-            port=int(port) if port else None,
-            path=path or ("/" if scheme else None),
-        )
-    if redirect.path is not None:
-        return replace(built, regex=_template(redirect.path, pattern))
-    if redirect.prefix is not None:
-        return replace(built, regex=_template(redirect.prefix.rstrip("/") + "{**}", pattern))
-    return built
-
-
-def mutations(changes: written.HeaderChanges) -> ir.HeaderMutations:
-    """Header changes as written → as a value."""
-    return ir.HeaderMutations(
-        set=tuple(changes.set.items()), add=tuple(changes.add.items()), remove=tuple(changes.remove)
-    )
-
-
-def _response_headers(route: written.Route, services: tuple[Service, ...], gateway: Gateway) -> ir.HeaderMutations:
-    own = mutations(route.response_headers)
-    extra = list((route.respond.headers if route.respond else {}).items())
-    maintenance = _maintenance(route, services, gateway)
-    if maintenance is not None and maintenance.retry_after is not None:
-        extra.append(("retry-after", str(max(1, maintenance.retry_after.ms // 1000))))
-    return replace(own, set=(*own.set, *extra))
-
-
-def _cross_origin(route: written.Route, gateway: Gateway) -> ir.CrossOrigin | None:
-    cors = gateway.defaults.cors if route.cors is None else route.cors
-    if cors == "none":
-        return None
-    return ir.CrossOrigin(
-        origins=cors.origins,
-        methods=cors.methods or route.methods or _COMMON_METHODS,
-        headers=cors.headers,
-        expose=cors.expose,
-        credentials=cors.credentials,
-        max_age_s=cors.max_age.ms // 1000,
-    )
-
-
-def _body_limit(route: written.Route, targets: tuple[Service, ...], gateway: Gateway) -> int | None:
-    """None where a body is a stream that must not be held back: gRPC and WebSocket."""
-    if route.websocket or any(service.protocol == "grpc" for service in targets):
-        return None
-    first = next(iter(targets), None)
-    limit = _nearest(route.body_limit, first.body_limit if first else None, gateway.defaults.body_limit)
-    return limit.bytes

@@ -56,11 +56,6 @@ def full_name(kind: type[Message]) -> str:
     return name.removeprefix(_TYPE_PREFIX)
 
 
-def encoded_field(number: int, message: Message) -> bytes:
-    """The message as field `number` of an enclosing one."""
-    return field(number, encode(message))
-
-
 @cache
 def _plan(kind: type[Message]) -> tuple[tuple[str, Any, _Encode], ...]:
     blank = kind()
