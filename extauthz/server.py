@@ -1,8 +1,8 @@
 """One worker of the authorization service: settings in, gRPC and an admin server, the policy from the control plane or
 from a file, and a graceful end.
 
-Where Envoy is on the same host it asks over a Unix socket, and that socket is served by the lean server, because there
-the transport is most of the cost. TCP is served by grpcio, with TLS, health and reflection.
+The transport is most of what a check costs, so checks are answered by the lean server; health, reflection and whatever
+else gRPC has are there too, on the same addresses, behind it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import socket
 import time
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import structlog
@@ -26,16 +28,18 @@ from extauthz.policy import RESOURCE_NAME
 from extauthz.revocation import LONGEST_S, StoreUnavailable
 from extauthz.service import GRPC_SERVICE, ExtAuthz, Options
 from extauthz.settings import Settings
-from serving.address import Address, TcpAddress, UnixAddress
+from serving.address import Address, UnixAddress
 from serving.admin import Admin
 from serving.ads import AdsClient, Subscription, policy_json
-from serving.http2 import UnaryServer
+from serving.front import Front
+from serving.http2 import CallError
 from serving.process import background
-from serving.server import Call, Server, Service, Unary, remove_stale_socket
+from serving.server import Call, Server, Service, Unary, check_plain
 from serving.tls import TlsFiles
 
 CHECK: Final = f"/{GRPC_SERVICE}/Check"
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
+_NOT_FOUND: Final = 5
 FIRST_KEYS_S: Final = 2.0
 READY_POLL_S: Final = 0.02
 
@@ -52,81 +56,72 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     )
     REGISTRY.register(service.metrics)
     admin = _admin(service)
-    listener = Listener(service, settings)
     try:
-        async with service.running():
-            work: list[Coroutine[None, None, None]] = []
-            if settings.policy is not None:
-                service.apply(await asyncio.to_thread(settings.policy.read_text, encoding="utf-8"))
-            elif settings.xds is not None:
-                work.append(_from_control_plane(settings, service, admin, settings.xds))
-            if settings.admin is not None:
-                await admin.start(settings.admin)
-            await listener.start(settings.listen)
-            admin.started()
-            async with background(_serving_when_ready(listener, service), *work):
-                await stop.wait()
-                await listener.drain(settings.drain)
+        with TemporaryDirectory(prefix="causeway-") as private:
+            await _serve(settings, service, admin, Listener(service, settings, Path(private)), stop)
     finally:
         await admin.stop()
         await fetcher.close()
         REGISTRY.unregister(service.metrics)
 
 
-class Listener:
-    """Where Envoy asks: Unix sockets by the lean server, TCP by grpcio; both say the same about their health."""
+async def _serve(settings: Settings, service: ExtAuthz, admin: Admin, listener: Listener, stop: asyncio.Event) -> None:
+    async with service.running():
+        work: list[Coroutine[None, None, None]] = []
+        if settings.policy is not None:
+            service.apply(await asyncio.to_thread(settings.policy.read_text, encoding="utf-8"))
+        elif settings.xds is not None:
+            work.append(_from_control_plane(settings, service, admin, settings.xds))
+        if settings.admin is not None:
+            await admin.start(settings.admin)
+        await listener.start(settings.listen)
+        admin.started()
+        async with background(_serving_when_ready(listener, service), *work):
+            await stop.wait()
+            await listener.drain(settings.drain)
 
-    def __init__(self, service: ExtAuthz, settings: Settings) -> None:
-        self._lean = UnaryServer({CHECK: service.check, HEALTH_CHECK: self._health})
-        self._full: Server | None = None
-        self._service = service
-        self._settings = settings
-        self._sockets: list[UnixAddress] = []
+
+class Listener:
+    """Where Envoy asks. Checks and health are answered by the lean server, everything else by grpcio behind it; TCP
+    with TLS is grpcio's alone."""
+
+    def __init__(self, service: ExtAuthz, settings: Settings, private: Path) -> None:
+        self._tls = _tls(settings)
+        self._allow_insecure = settings.allow_insecure
+        self._private = UnixAddress(private / "general.sock")
+        self._front = Front({CHECK: service.check, HEALTH_CHECK: self._health}, self._private.path)
+        self._general = Server(
+            [Service(name=GRPC_SERVICE, unary={"Check": _handler(service)})],
+            tls=self._tls,
+            allow_insecure=settings.allow_insecure,
+        )
         self._is_serving = False
 
     async def start(self, addresses: Sequence[Address]) -> None:
-        """Listens, and says that it does not serve yet. Raises OSError."""
-        tcp = [address for address in addresses if isinstance(address, TcpAddress)]
-        if tcp:
-            self._full = Server(
-                [Service(name=GRPC_SERVICE, unary={"Check": _handler(self._service)})],
-                tls=_tls(self._settings),
-                allow_insecure=self._settings.allow_insecure,
-            )
-            await self._full.start(tcp, serving=self._is_serving)
+        """Listens, and says that it does not serve yet. Raises OSError and InsecureAddressError."""
+        secured = [address for address in addresses if self._tls is not None and not address.is_unix]
+        await self._general.start([self._private, *secured], serving=self._is_serving)
         for address in addresses:
-            if isinstance(address, UnixAddress):
-                remove_stale_socket(address.path)
-                before = os.umask(0o177)
-                try:
-                    await self._lean.start_unix(str(address.path))
-                finally:
-                    os.umask(before)
-                self._sockets.append(address)
-                _log.info("listening", addresses=[str(address)], services=[GRPC_SERVICE])
+            if address not in secured:
+                check_plain(address, allow_insecure=self._allow_insecure)
+                bound = await self._front.start(address)
+                _log.info("listening", address=str(bound), service=GRPC_SERVICE)
 
     async def set_serving(self) -> None:
         self._is_serving = True
-        if self._full is not None:
-            await self._full.set_serving(True)
+        await self._general.set_serving(True)
 
     async def drain(self, grace_s: float) -> None:
         """Accepts nothing new and lets what is in flight finish."""
         self._is_serving = False
-        drains = [self._lean.drain(grace_s)]
-        if self._full is not None:
-            drains.append(self._full.drain(grace_s=grace_s))
-        await asyncio.gather(*drains)
-        for address in self._sockets:
-            address.path.unlink(missing_ok=True)
+        await self._front.drain(grace_s)
+        await self._general.drain(grace_s=grace_s)
 
     def _health(self, message: bytes) -> bytes:
-        asked = HealthCheckRequest.FromString(message).service
-        known = asked in ("", GRPC_SERVICE)
+        if HealthCheckRequest.FromString(message).service not in ("", GRPC_SERVICE):
+            raise CallError(_NOT_FOUND, "unknown service")
         status = HealthCheckResponse.SERVING if self._is_serving else HealthCheckResponse.NOT_SERVING
-        answer: bytes = HealthCheckResponse(
-            status=status if known else HealthCheckResponse.SERVICE_UNKNOWN
-        ).SerializeToString()
+        answer: bytes = HealthCheckResponse(status=status).SerializeToString()
         return answer
 
 
