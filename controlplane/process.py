@@ -68,13 +68,21 @@ class Process:
     """Everything of the control plane but its sockets."""
 
     def __init__(
-        self, folder: Path, deployment: Deployment, plane: ControlPlane, observer: Observer, environ: Mapping[str, str]
+        self,
+        folder: Path,
+        deployment: Deployment,
+        plane: ControlPlane,
+        observer: Observer,
+        environ: Mapping[str, str],
+        *,
+        is_watching: bool = True,
     ) -> None:
         self.folder = folder
         self.plane = plane
         self.observer = observer
         self.reload: Reload | None = None
         self.has_read = asyncio.Event()
+        self._is_watching = is_watching
         self._deployment = deployment
         self._environ = environ
         self._memory = Memory()
@@ -85,7 +93,11 @@ class Process:
         observer.on_look = self._tighten
 
     async def run(self) -> None:
-        """Reads the folder now and after every change. Never returns."""
+        """Reads the folder now and, where edits go live by themselves, after every change. Never returns."""
+        if not self._is_watching:
+            await self.read()
+            self.has_read.set()
+            await asyncio.Event().wait()
         async for change in watch(self.folder, lambda: self._files, early=True):
             if change.is_settled:
                 await self.read()
@@ -93,13 +105,13 @@ class Process:
             else:
                 await self._read_early()
 
-    async def read(self, *, confirmed: bool = False) -> Reload:
+    async def read(self, *, confirmed: bool = False, canary: str = "") -> Reload:
         """Reads the folder once. What is wrong comes back in the result; what is served stays then."""
         async with self._lock:
             began = time.monotonic()
             built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
             self._files = built.files
-            outcome, problems = await self._serve(built, confirmed=confirmed)
+            outcome, problems = await self._serve(built, confirmed=confirmed, canary=canary)
             took = time.monotonic() - began
             if self.reload is None:
                 _settle_memory()
@@ -128,9 +140,9 @@ class Process:
             if isinstance(built, Built) and served is not None and not _removes(served, built.snapshot):
                 await self._serve(built, confirmed=False)
 
-    async def apply(self, confirmed: bool) -> dict[str, object]:
+    async def apply(self, confirmed: bool, canary: str = "") -> dict[str, object]:
         """`read` for `causeway apply`: what came of it, as JSON."""
-        reload = await self.read(confirmed=confirmed)
+        reload = await self.read(confirmed=confirmed, canary=canary)
         held = self.plane.held
         return {
             "outcome": reload.outcome,
@@ -140,11 +152,11 @@ class Process:
             "reason": held.reason if held is not None else None,
         }
 
-    async def _serve(self, built: Built | Refused, *, confirmed: bool) -> tuple[str, tuple[str, ...]]:
+    async def _serve(self, built: Built | Refused, *, confirmed: bool, canary: str = "") -> tuple[str, tuple[str, ...]]:
         if isinstance(built, Refused):
             return "refused", tuple(map(str, built.problems))
         try:
-            outcome = await self.plane.set_snapshot(self._snapshot(built), confirmed=confirmed)
+            outcome = await self.plane.set_snapshot(self._snapshot(built), confirmed=confirmed, canary=canary)
         except Inconsistent as problem:
             return "refused", problem.problems
         if outcome is not Outcome.HELD:

@@ -30,6 +30,7 @@ class Settings:
     xds_key: Path | None = setting(None, help="PEM of its key.")
     xds_ca: Path | None = setting(None, help="PEM of the authority that signs clients: they must show a certificate.")
     xds_clients: Path | None = setting(None, help="File of the client certificates' names that may connect.")
+    watch: bool = setting(True, help="Serve edits as they are saved; no: when `causeway apply` says so.")
     deletion_share: float = setting(
         0.5, minimum=0, maximum=1, help="An edit that removes more than this share at once waits for a confirmation."
     )
@@ -62,6 +63,7 @@ def _serve(settings: Settings) -> None:
 
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from controlplane.observe.observer import Observer
+    from controlplane.observe.rates import asking
     from controlplane.process import Process
     from controlplane.reconcile import endpoint
     from controlplane.resolve.resolve import Deployment
@@ -85,10 +87,10 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     deployment = Deployment(
         extauthz=tuple(map(endpoint, settings.extauthz)), ratelimit=tuple(map(endpoint, settings.ratelimit))
     )
-    process = Process(settings.folder, deployment, plane, observer, os.environ)
+    process = Process(settings.folder, deployment, plane, observer, os.environ, is_watching=settings.watch)
     admin = Admin("control-plane", checks={"snapshot": process.not_ready})
     admin.get("/status", lambda _: process.status())
-    api.register(admin, plane, process.apply)
+    api.register(admin, plane, process.apply, asking(settings.envoy_admin))
     restore(plane, settings.state)
     keeper = Keeper(plane, settings.state)
     server = Server([*plane.services(), csds.service(plane)], tls=tls, allow_insecure=settings.allow_insecure)

@@ -23,10 +23,11 @@ class EnvoyAdmin:
 
     async def clusters(self) -> dict[str, tuple[EndpointSeen, ...]]:
         """The endpoints of every service. Raises OSError or aiohttp.ClientError when Envoy cannot be asked."""
-        body = await self._get("/clusters?format=json")
+        body = await self.get("/clusters?format=json")
         return services_of(body)
 
-    async def _get(self, path: str) -> Mapping[str, object]:
+    async def get(self, path: str) -> Mapping[str, object]:
+        """The JSON that the path answers. Raises OSError, aiohttp.ClientError, TimeoutError or ValueError."""
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=_connector(self.address), timeout=_TIMEOUT)
         host = "envoy" if isinstance(self.address, UnixAddress) else str(self.address)

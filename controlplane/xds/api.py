@@ -3,7 +3,8 @@
     GET  /clients            every client: what it has, what it refused, since when
     GET  /snapshot           names and versions of every resource, by type
     GET  /snapshot/{type}    the resources of one type, in full (policy documents and secrets are left out)
-    POST /apply              read the manifests now; {"confirm": true} also when that removes a lot
+    POST /apply              read the manifests now; {"confirm": true} also when that removes a lot; {"canary": "10%",
+                             "watch_s": 10} to some Envoys first, to all when those are well, else to none
     GET  /wait?timeout_s=30  answers when every client serves the present revision, 504 with reasons when not
     POST /held/confirm       put the held change in service
     POST /held/discard       forget the held change
@@ -14,7 +15,7 @@ It must not know manifests: reading them again is a function that is handed in.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from enum import Enum
 
@@ -24,24 +25,36 @@ from google.protobuf import json_format
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.consistency import message_type
 from controlplane.snapshot.resource import Audience, Resource
+from controlplane.xds.canary import Ask, Counters, judge
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.report import short
 from controlplane.xds.waiting import wait_until_live
 from serving.admin import Admin
 
 Json = dict[str, object]
-Reread = Callable[[bool], Awaitable[Json]]
-"""Reads the manifests and serves them; the argument confirms a mass deletion. Returns what came of it, as JSON."""
+Reread = Callable[[bool, str], Awaitable[Json]]
+"""Reads the manifests and serves them. The arguments confirm a mass deletion and say how many get it first (all: "").
+Returns what came of it, as JSON. Raises ValueError when the canary's size is none."""
 
 LONGEST_WAIT_S = 600.0
 
 
-def register(admin: Admin, plane: ControlPlane, reread: Reread) -> None:
-    """Adds the routes. Before the admin server starts."""
+def register(admin: Admin, plane: ControlPlane, reread: Reread, ask: Ask | None = None) -> None:
+    """Adds the routes. Before the admin server starts. `ask` reads Envoys' counters, for canaries."""
+    ask = ask or _nobody
 
-    async def apply(request: web.Request) -> Json:
+    async def apply(request: web.Request) -> Json | web.Response:
         wish = await _body(request)
-        return await reread(wish.get("confirm") is True)
+        canary, watch_s = wish.get("canary", ""), wish.get("watch_s", 10.0)
+        if not isinstance(canary, str) or not isinstance(watch_s, int | float):
+            return web.json_response({"error": 'expected {"canary": "10%", "watch_s": 10}'}, status=400)
+        try:
+            outcome = await reread(wish.get("confirm") is True, canary)
+        except ValueError as problem:
+            return web.json_response({"outcome": "refused", "problems": [str(problem)]}, status=400)
+        if plane.trial is None or outcome.get("outcome") != "canary":
+            return outcome
+        return {**outcome, **await _judged(plane, ask, min(LONGEST_WAIT_S, float(watch_s)))}
 
     async def wait(request: web.Request) -> web.Response:
         timeout_s = min(LONGEST_WAIT_S, max(0.0, float(request.query.get("timeout_s", "30"))))
@@ -63,6 +76,26 @@ def register(admin: Admin, plane: ControlPlane, reread: Reread) -> None:
     admin.get("/wait", wait)
     admin.post("/held/confirm", confirm)
     admin.post("/held/discard", discard)
+
+
+async def _nobody() -> Mapping[str, Counters]:
+    return {}
+
+
+async def _judged(plane: ControlPlane, ask: Ask, watch_s: float) -> Json:
+    """Watches the canary to its end."""
+    trial = plane.trial
+    if trial is None:
+        return {}
+    judgement = await judge(
+        trial.cohort, plane.cohort_has_accepted, lambda: plane.refusals(trial.snapshot), ask, watch_s=watch_s
+    )
+    if plane.trial is not trial:
+        return {"outcome": "overtaken", "reason": "another change came meanwhile", "revision": plane.revision}
+    plane.end_trial(is_good=judgement.is_good)
+    outcome = "served" if judgement.is_good else "taken back"
+    problems = [] if judgement.is_good else [judgement.reason]
+    return {"outcome": outcome, "reason": judgement.reason, "problems": problems, "revision": plane.revision}
 
 
 async def _body(request: web.Request) -> Json:

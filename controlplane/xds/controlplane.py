@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import grpc
 import structlog
 
-from controlplane.snapshot import resource as types
 from controlplane.snapshot.consistency import check
 from controlplane.snapshot.history import History
-from controlplane.snapshot.resource import Audience
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds import metrics, report
-from controlplane.xds.channel import ABSENT, Channel
+from controlplane.xds.canary import Trial, choose
+from controlplane.xds.channel import Channel
 from controlplane.xds.clients import AllowList, identity
 from controlplane.xds.codec import Encoder
 from controlplane.xds.fuse import mass_deletion
+from controlplane.xds.gate import ROUTES_WAIT, PolicyGate, policies_changed
 from controlplane.xds.methods import METHODS, Method
 from controlplane.xds.needs import Needs
 from controlplane.xds.protocol import Node
@@ -37,7 +37,6 @@ from serving.server import Call, Service
 
 _log = structlog.get_logger("controlplane.xds")
 
-_ROUTES_WAIT = frozenset({types.LISTENER, types.ROUTE, types.VIRTUAL_HOST})
 SERVICE_AGENT = "causeway"
 ALLOW_LIST_INTERVAL_S = 2.0
 
@@ -61,6 +60,8 @@ class Outcome(Enum):
     UNCHANGED = "unchanged"
     HELD = "held"
     """It removes too much at once: confirm it."""
+    CANARY = "canary"
+    """It is on trial with some clients."""
 
 
 class Inconsistent(ValueError):  # noqa: N818  # reads as the sentence it is raised with
@@ -111,18 +112,22 @@ class ControlPlane:
         self._make_needs = make_needs
         self._history = History()
         self._effective: dict[str, Snapshot] = {}
+        self.trial: Trial | None = None
+        self._trial_effective: dict[str, Snapshot] = {}
         self._accepted: dict[str, Snapshot] = {}
         self._waiting: _Waiting | None = None
-        self._gate_until: float | None = None
-        self._gate_timer: asyncio.TimerHandle | None = None
+        self._gate = PolicyGate(self.policy.policy_patience_s, self._gate_opened)
         self._news = asyncio.Event()
 
     # What is served
 
-    async def set_snapshot(self, snapshot: Snapshot, *, revision: str = "", confirmed: bool = False) -> Outcome:
+    async def set_snapshot(
+        self, snapshot: Snapshot, *, revision: str = "", confirmed: bool = False, canary: str = ""
+    ) -> Outcome:
         """Serves the snapshot from now on. Raises Inconsistent when it names what it does not hold.
 
-        A snapshot that removes more than the allowed share of what is served is held until `confirm`.
+        A snapshot that removes more than the allowed share of what is served is held until `confirm`. With `canary`, a
+        number or a share, it goes to that many clients only, until `end_trial`.
         """
         revision = revision or snapshot.version
         problems = check(snapshot)
@@ -144,8 +149,59 @@ class ControlPlane:
             _log.warning("change held until confirmed", revision=revision, reason=reason, removes=removes[:20])
             metrics.HELD.set(1)
             return Outcome.HELD
+        if canary:
+            self._begin_trial(snapshot, revision, canary)
+            return Outcome.CANARY
         self.serve_unchecked(snapshot, revision)
         return Outcome.SERVED
+
+    def _begin_trial(self, snapshot: Snapshot, revision: str, size: str) -> None:
+        nodes = [session.stream.node for session in self.sessions if session.stream.node is not None]
+        services = {node.id for node in nodes if self.is_service(node)}
+        cohort = choose(size, {node.id for node in nodes} - services)
+        self.trial = Trial(snapshot=snapshot, revision=revision, cohort=cohort | services)
+        self._trial_effective.clear()
+        self._history.remember(snapshot)
+        _log.info("canary", revision=revision, clients=sorted(cohort))
+        for session in self.sessions:
+            self._publish(session)
+
+    def end_trial(self, *, is_good: bool) -> None:
+        """Serves what was on trial to everybody, or takes it back from the cohort."""
+        trial, self.trial = self.trial, None
+        if trial is None:
+            return
+        _log.info("canary over", revision=trial.revision, outcome="served" if is_good else "taken back")
+        if is_good:
+            self.serve_unchecked(trial.snapshot, trial.revision)
+        else:
+            for session in self.sessions:
+                self._publish(session)
+
+    def refusals(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """What clients refuse of a snapshot, one sentence each."""
+        return tuple(
+            f'{", ".join(map(str, held.origins)) or held.name}: {held.client} refuses "{held.part or held.name}": '
+            f"{held.text}"
+            for held in self.quarantine.about(snapshot)
+        )
+
+    def cohort_has_accepted(self) -> bool:
+        """Every connected client of the canary has all of it."""
+        return self.trial is not None and all(
+            session.stream.is_settled and session.stream.target is self._target_of(session.stream.node)
+            for session in self.sessions
+            if session.stream.node is not None and session.stream.node.id in self.trial.cohort
+        )
+
+    def _target_of(self, node: Node) -> Snapshot:
+        if self.trial is None or node.id not in self.trial.cohort:
+            return self.effective(node.kind)
+        if node.kind not in self._trial_effective:
+            accepted = self._accepted.get(node.kind, EMPTY)
+            self._trial_effective[node.kind] = self.quarantine.effective(node.kind, self.trial.snapshot, accepted)
+            self._history.remember(self._trial_effective[node.kind])
+        return self._trial_effective[node.kind]
 
     async def confirm(self) -> str | None:
         """Serves the held change. Returns its revision, None when nothing is held."""
@@ -184,6 +240,7 @@ class ControlPlane:
     def serve_unchecked(self, snapshot: Snapshot, revision: str) -> None:
         """Serves the snapshot from now on, whatever it lacks or removes."""
         before = self.snapshot
+        self.trial = None
         self.snapshot, self.revision, self.source = snapshot, revision, "manifests"
         self.served_at = self._clock()
         self._waiting = None
@@ -192,11 +249,11 @@ class ControlPlane:
         self.quarantine.forget_outdated(snapshot)
         self._history.remember(snapshot)
         self._effective.clear()
-        if before is not None and self._policies_changed(before, snapshot):
-            self._close_gate()
+        if before is not None and policies_changed(before, snapshot):
+            self._gate.close()
         for session in self.sessions:
             self._publish(session)
-        self._check_gate()
+        self._gate.check(self._services())
         _log.info("serving", revision=revision, resources=len(snapshot), clients=len(self.sessions))
         self.on_change()
         self._settle()
@@ -215,10 +272,10 @@ class ControlPlane:
         node = session.stream.node
         if self.snapshot is None or node is None:
             return
-        snapshot = self.effective(node.kind)
+        snapshot = self._target_of(node)
         if session.stream.target is not snapshot:
             session.stream.publish(snapshot)
-        session.stream.hold_back(_ROUTES_WAIT if self._is_gated(node) else frozenset())
+        session.stream.hold_back(ROUTES_WAIT if self._gate.is_closed and not self.is_service(node) else frozenset())
         session.wake()
 
     # Sessions
@@ -309,17 +366,28 @@ class ControlPlane:
                     metrics.KEPT_BACK.labels(type=held.type_url.rpartition(".")[2]).inc()
             if is_new:
                 self._effective.pop(kind, None)
+                self._trial_effective.pop(kind, None)
                 for other in self.sessions:
                     if other.stream.node is not None and other.stream.node.kind == kind:
                         self._publish(other)
                 self.on_change()
         self._settle_one(session)
-        self._check_gate()
+        self._gate.check(self._services())
+
+    def _services(self) -> Iterator[Stream]:
+        for session in self.sessions:
+            if session.stream.node is not None and self.is_service(session.stream.node):
+                yield session.stream
+
+    def _gate_opened(self) -> None:
+        for session in self.sessions:
+            session.stream.hold_back(frozenset())
+            session.wake()
 
     def left(self, session: Session) -> None:
         if self.sessions.pop(session, 0) is None:
             metrics.CLIENTS.set(len(self.sessions))
-            self._check_gate()
+            self._gate.check(self._services())
             self._tell()
 
     def _settle(self) -> None:
@@ -347,53 +415,6 @@ class ControlPlane:
     async def news(self) -> None:
         """Returns when a client came, went, or has a revision in full."""
         await self._news.wait()
-
-    # Policy documents before the routes that name them
-
-    def _policies_changed(self, before: Snapshot, after: Snapshot) -> bool:
-        return any(
-            resource.audience is Audience.SERVICE and before.get(resource.type_url, resource.name) != resource
-            for resource in after.of_type(types.EXTENSION).values()
-        )
-
-    def _is_gated(self, node: Node) -> bool:
-        return self._gate_until is not None and not self.is_service(node)
-
-    def _close_gate(self) -> None:
-        self._gate_until = self._clock() + self.policy.policy_patience_s
-        if self._gate_timer is not None:
-            self._gate_timer.cancel()
-        self._gate_timer = asyncio.get_running_loop().call_later(self.policy.policy_patience_s, self._open_gate)
-
-    def _check_gate(self) -> None:
-        if self._gate_until is not None and all(map(self._has_policies, self.sessions)):
-            self._open_gate()
-
-    def _open_gate(self) -> None:
-        if self._gate_timer is not None:
-            self._gate_timer.cancel()
-            self._gate_timer = None
-        if self._gate_until is None:
-            return
-        late = [s.stream.node.id for s in self.sessions if s.stream.node is not None and not self._has_policies(s)]
-        if late:
-            _log.warning("routes go live before these services accepted their policies", clients=late)
-        self._gate_until = None
-        for session in self.sessions:
-            session.stream.hold_back(frozenset())
-            session.wake()
-
-    def _has_policies(self, session: Session) -> bool:
-        """The session is no service's, or has accepted the policy documents it asked for."""
-        stream = session.stream
-        if stream.node is None or stream.target is None or not self.is_service(stream.node):
-            return True
-        channel = stream.channels.get(types.EXTENSION)
-        return channel is None or all(
-            channel.acked.get(name, ABSENT).version == wanted.version
-            for name in channel.subscription.names
-            if (wanted := stream.target.get(types.EXTENSION, name)) is not None
-        )
 
     # What can be said about it
 

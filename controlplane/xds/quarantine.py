@@ -75,10 +75,16 @@ class Quarantine:
     def all(self) -> tuple[Held, ...]:
         return tuple(held for kind in self._by_kind.values() for held in kind.values())
 
-    def forget_outdated(self, snapshot: Snapshot) -> None:
+    def about(self, snapshot: Snapshot) -> tuple[Held, ...]:
+        """Verdicts that concern content of this snapshot."""
+        return tuple(held for held in self.all() if _applies(held, snapshot))
+
+    def forget_outdated(self, *snapshots: Snapshot) -> None:
         """Drops verdicts about content that is no longer what the manifests say."""
         for kind, known in self._by_kind.items():
-            self._by_kind[kind] = {key: held for key, held in known.items() if _applies(held, snapshot)}
+            self._by_kind[kind] = {
+                key: held for key, held in known.items() if any(_applies(held, snapshot) for snapshot in snapshots)
+            }
 
     def effective(self, kind: str, snapshot: Snapshot, accepted: Snapshot = EMPTY) -> Snapshot:
         """What clients of the kind are served: the snapshot without what they rejected and what depends on that.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from controlplane.snapshot.resource import Resource
 from controlplane.xds.channel import Channel
 from controlplane.xds.protocol import Node
-from controlplane.xds.status import ClientStatus, KeptBack, Status, TypeStatus, Verdict
+from controlplane.xds.status import Canary, ClientStatus, KeptBack, Status, TypeStatus, Verdict
 
 if TYPE_CHECKING:
     from controlplane.xds.controlplane import ControlPlane
@@ -28,8 +28,15 @@ def status(plane: ControlPlane, now: float, wall: float) -> Status:
         problems=plane.problems,
         problems_age_s=now - plane.problems_at if plane.problems_at is not None else None,
         held=plane.held,
-        canary=None,
+        canary=_canary(plane),
     )
+
+
+def _canary(plane: ControlPlane) -> Canary | None:
+    if plane.trial is None:
+        return None
+    state = "accepted" if plane.cohort_has_accepted() else "waiting for acceptance"
+    return Canary(revision=plane.trial.revision, cohort=tuple(sorted(plane.trial.cohort)), state=state)
 
 
 def short(type_url: str) -> str:
