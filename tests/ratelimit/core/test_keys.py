@@ -16,7 +16,7 @@ def test_different_parts_have_different_identities(one: list[str], other: list[s
     assert (identity(one) == identity(other)) == (one == other)
 
 
-@given(st.lists(st.text(max_size=12), max_size=6))
+@given(st.lists(st.text(max_size=6), max_size=5))
 def test_an_identity_can_be_read_again(written: list[str]) -> None:
     assert parts(identity(written)) == tuple(written)
 
