@@ -46,7 +46,7 @@ $(DEV): requirements/dev.lock $(RUN)
 # The parts of docs/ that are made from the models.
 docs: $(RUN)
 	$(BIN)/causeway schema > docs/manifest.schema.json
-	@{ sed '/<!-- reference -->/q' docs/manifests.md; echo; $(BIN)/causeway schema --reference; } > docs/manifests.md.new
+	@{ sed '/<!-- reference -->/q' docs/manifests.md; $(BIN)/causeway schema --reference; } > docs/manifests.md.new
 	@mv docs/manifests.md.new docs/manifests.md
 
 # Needs uv. The locks hold hashes and no index address.
