@@ -113,7 +113,7 @@ def wrk(url: str, *, seconds: int = ROUND_S, connections: int = CONNECTIONS) -> 
 
 
 def _percentile(out: str, percent: str) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", out, flags=re.MULTILINE)
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)\s*$", out, flags=re.MULTILINE)
     assert found is not None, out
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
 

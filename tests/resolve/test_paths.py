@@ -45,8 +45,8 @@ def envoy_matches(pattern: Pattern, path: str) -> bool:
             return True
         case PathPrefix(value):
             return path == value or path.startswith(value + "/")
-        case PathRegex(value):
-            return re.fullmatch(value, path) is not None
+        case PathRegex(value, prefix):
+            return path.startswith(prefix) and re.fullmatch(value, path) is not None
 
 
 @given(patterns, paths)
@@ -81,6 +81,20 @@ def rank(pattern: str, path: str) -> list[int]:
 )
 def test_order(first: str, second: str) -> None:
     assert parse(first).order < parse(second).order
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix"),
+    [
+        pytest.param("/a/b/:x/c", "/a/b/", id="what stands before the first wildcard"),
+        pytest.param("/a/*/**", "/a/", id="the same before a rest"),
+        pytest.param("/:x/b", "", id="nothing"),
+    ],
+)
+def test_an_expression_says_how_its_paths_begin(pattern: str, prefix: str) -> None:
+    found = parse(pattern).matcher
+    assert isinstance(found, PathRegex)
+    assert found.prefix == prefix
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,7 @@ class Gateway:
 
         answered = await until(f"the control plane answering {path}", ask, within_s=_START_S)
         assert answered is not None
+        assert answered.body[:1] == b"{", f"{path}: {answered.status} {answered.body[:500]!r}"
         answer: dict[str, Any] = answered.json()
         return answer
 
