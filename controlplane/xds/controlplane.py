@@ -28,9 +28,9 @@ from controlplane.xds.fuse import mass_deletion
 from controlplane.xds.gate import ROUTES_WAIT, PolicyGate, policies_changed
 from controlplane.xds.methods import METHODS, Method
 from controlplane.xds.needs import Needs
-from controlplane.xds.protocol import Node
+from controlplane.xds.protocol import Node, Verdict
 from controlplane.xds.quarantine import Held, Quarantine
-from controlplane.xds.session import Session
+from controlplane.xds.session import Session, others_accept
 from controlplane.xds.status import HeldChange, Status
 from controlplane.xds.stream import Stream
 from serving.server import Call, Service
@@ -350,6 +350,15 @@ class ControlPlane:
             kind = stream.node.kind
             is_new = False
             for verdict in verdicts:
+                if others_accept(self.sessions, session, verdict):
+                    _log.error(
+                        "refused by one client that others like it accept",
+                        resource=verdict.name,
+                        type=verdict.type_url.rpartition(".")[2],
+                        client=stream.node.id,
+                        reason=verdict.text,
+                    )
+                    continue
                 held = self.quarantine.add(kind, stream.node.id, verdict, self._wall())
                 if held is not None:
                     is_new = True
@@ -373,6 +382,11 @@ class ControlPlane:
                 self.on_change()
         self._settle_one(session)
         self._gate.check(self._services())
+
+    def is_wanted(self, verdict: Verdict) -> bool:
+        """What was refused is still what should be served."""
+        wanted = self.snapshot.get(verdict.type_url, verdict.name) if self.snapshot is not None else None
+        return wanted is not None and wanted.version == verdict.version
 
     def _services(self) -> Iterator[Stream]:
         for session in self.sessions:

@@ -71,7 +71,8 @@ def _verdict(plane: ControlPlane, session: Session, now: float) -> Verdict:
     stream = session.stream
     if session.revision == plane.revision and stream.is_settled:
         kind = stream.node.kind if stream.node is not None else ""
-        return Verdict.REJECTED if plane.quarantine.of_kind(kind) else Verdict.SYNCED
+        is_refusing = plane.quarantine.of_kind(kind) or any(channel.pinned for channel in stream.channels.values())
+        return Verdict.REJECTED if is_refusing else Verdict.SYNCED
     unanswered = [offer.sent_at for channel in stream.channels.values() for offer in channel.offers.values()]
     if unanswered and now - min(unanswered) > plane.policy.silent_after_s:
         return Verdict.SILENT

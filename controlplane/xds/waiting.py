@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.report import short
 from controlplane.xds.status import ClientStatus, Verdict
 
 
@@ -53,9 +54,20 @@ def _late(client: ClientStatus, timeout_s: float) -> str:
 
 def _refusals(plane: ControlPlane) -> tuple[str, ...]:
     connected = {session.stream.node.kind for session in plane.sessions if session.stream.node is not None}
-    return tuple(
-        f"{', '.join(one.origins) or one.resource}: {one.client} refuses {one.type} "
-        f'"{one.part or one.resource}": {one.text}'
+    of_kinds = [
+        (one.origins, one.client, one.type, one.part or one.resource, one.text)
         for one in plane.status().kept_back
         if one.kind in connected
+    ]
+    of_clients = [
+        (tuple(map(str, verdict.origins)), session.stream.node.id, short(channel.type_url), verdict.name, verdict.text)
+        for session in plane.sessions
+        for channel in session.stream.channels.values()
+        for verdict in channel.pinned.values()
+        if session.stream.node is not None and plane.is_wanted(verdict)
+    ]
+    known = {(kind, name) for _, _, kind, name, _ in of_kinds}
+    return tuple(
+        f'{", ".join(origins) or name}: {client} refuses {kind} "{name}": {text}'
+        for origins, client, kind, name, text in (*of_kinds, *(one for one in of_clients if one[2:4] not in known))
     )

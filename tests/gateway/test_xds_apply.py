@@ -15,6 +15,7 @@ from tests.support.behaviour import Answer
 from tests.support.gateway import Gateway, causeway
 from tests.support.load import Load
 from tests.support.origin import Origin
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.gateway
 
@@ -36,6 +37,16 @@ def manifest(origin: Origin, **routes: str) -> dict[str, Any]:
 async def apply(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[str]:
     argv = causeway("apply", "--admin", f"unix:{gateway.folder}/serve-admin.sock", *arguments)
     return await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False, timeout=60)
+
+
+async def envoy_is_back(gateway: Gateway) -> None:
+    """Envoy is connected and has everything; the services come when their wait is over."""
+
+    async def is_synced() -> bool:
+        clients = (await gateway.tell("GET", "/clients"))["clients"]
+        return any(one["agent"] == "envoy" and one["verdict"] == "synced" for one in clients)
+
+    await until("Envoy back and synced", is_synced, within_s=40)
 
 
 async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
@@ -98,8 +109,7 @@ async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
         gateway.control_plane.kill()
         await load.more(50)
         gateway.control_plane.start()
-        await gateway.connected()
-        await gateway.live()
+        await envoy_is_back(gateway)
         await load.more(50)
     assert load.failures == {}
     assert await gateway.envoy.stats("(config_reload|listener_modified|update_rejected)$") == before
@@ -108,8 +118,7 @@ async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
     gateway.control_plane.stop()
     (gateway.manifests / "00.yaml").write_text("routes: [")
     gateway.control_plane.start()
-    await gateway.connected()
-    await gateway.live()
+    await envoy_is_back(gateway)
     status = await gateway.status()
     assert status["source"] == "last known good"
     assert status["problems"]

@@ -230,6 +230,30 @@ async def test_status_tells_what_each_client_has() -> None:
         assert "bad A" in waited.reasons[0]
 
 
+async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> None:
+    """A port that is taken on one machine must not take the listener from all the others."""
+    plane = await plane_with(CDS={"A": 1})
+    there, here = (base_pb2.Node(id=name, user_agent_name="envoy") for name in ("there", "here"))
+    async with (
+        serving(plane) as port,
+        connected(port, Variant.DELTA_EACH, node=there) as good,
+        connected(port, Variant.DELTA_EACH, node=here) as bad,
+    ):
+        for client in (good, bad):
+            await client.ask("CDS", "A")
+            await client.hear()
+        await numbered(plane, 2)
+        await good.hear()
+        await until("accepted by one", lambda: any(s.revision == "2" for s in plane.sessions))
+        await bad.answer(await bad.hear(ack=False), "cannot bind")
+        await until("both quiet", lambda: all(s.stream.is_settled for s in plane.sessions))
+        assert plane.status().kept_back == ()
+        assert await good.is_quiet()
+        assert await bad.is_quiet(), "and it is not offered again"
+        waited = await wait_until_live(plane, 1.0)
+        assert waited.reasons == ('A: here refuses Cluster "A": cannot bind',)
+
+
 async def test_waiting_ends_with_the_last_ack() -> None:
     plane = await plane_with(CDS={"A": 1})
     async with serving(plane) as port, connected(port, Variant.DELTA_EACH) as client:
