@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -97,8 +97,9 @@ class _Hits:
 
 @dataclass(slots=True, eq=False)
 class Meters(Collector):
-    """All counts of a process. Also the store's observer."""
+    """All counts of a process. Also the store's observer. `tags` are added to the reference service's metrics."""
 
+    tags: Mapping[str, str] = field(default_factory=dict)
     limits: dict[tuple[bool, str], _Hits] = field(default_factory=dict)
     exceeded: dict[tuple[str, str], int] = field(default_factory=dict)
     offenders: Offenders = field(default_factory=Offenders)
@@ -229,14 +230,13 @@ class Meters(Collector):
         hits_of = {"total_hits": "total", "over_limit": "over", "near_limit": "near", "within_limit": "ok"}
         hits_of["shadow_mode"] = "shadowed"
         for name, attribute in hits_of.items():
-            family = CounterMetricFamily(
-                f"ratelimit_service_rate_limit_{name}", "Hits of a descriptor.", labels=["domain", "key1", "key2"]
-            )
+            labels = ["domain", "key1", "key2", *self.tags]
+            family = CounterMetricFamily(f"ratelimit_service_rate_limit_{name}", "Hits of a descriptor.", labels=labels)
             for (is_reference, label), hits in self.limits.items():
                 if is_reference:
                     domain, _, keys = label.partition(".")
                     first, _, rest = keys.partition(".")
-                    family.add_metric([domain, first, rest], getattr(hits, attribute))
+                    family.add_metric([domain, first, rest, *self.tags.values()], getattr(hits, attribute))
             # The reference exports counters without the suffix that OpenMetrics asks for.
             family.samples = [sample._replace(name=family.name) for sample in family.samples]
             family.type = "unknown"
@@ -253,9 +253,9 @@ class Meters(Collector):
             "ratelimit_service_global_shadow_mode", "Refusals that were none.", value=self.global_shadows
         )
         yield self.seconds.family("ratelimit_service_response_time_seconds", "Time to decide a call.")
-        yield CounterMetricFamily(
-            "ratelimit_service_config_load_success", "Configurations loaded.", value=self.config_loads
-        )
-        yield CounterMetricFamily(
-            "ratelimit_service_config_load_error", "Configurations refused.", value=self.config_failures
-        )
+        for name, count in (("success", self.config_loads), ("error", self.config_failures)):
+            loads = CounterMetricFamily(
+                f"ratelimit_service_config_load_{name}", f"Configurations, {name}.", labels=list(self.tags)
+            )
+            loads.add_metric(list(self.tags.values()), count)
+            yield loads

@@ -56,7 +56,7 @@ _log = structlog.get_logger("ratelimit.server")
 
 async def serve(settings: Settings, stop: asyncio.Event, *, registry: CollectorRegistry = REGISTRY) -> None:
     """Runs the service until `stop` is set. Raises OSError, ValueError."""
-    meters = Meters()
+    meters = Meters(tags=dict(_pair(tag) for tag in settings.extra_tags))
     registry.register(meters)
     async with AsyncExitStack() as stack:
         stack.callback(registry.unregister, meters)
@@ -240,6 +240,11 @@ async def _count(service: RateLimitService, meters: Meters) -> None:
 
 def _store_problem(service: RateLimitService) -> str | None:
     return "the store does not answer" if service.meters.is_breaker_open else None
+
+
+def _pair(tag: str) -> tuple[str, str]:
+    name, _, value = tag.partition("=")
+    return name, value
 
 
 def _node(settings: Settings) -> str:

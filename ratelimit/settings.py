@@ -28,6 +28,9 @@ class Settings:
     max_counters: int = setting(1_000_000, minimum=1_000, help="Counters in memory.")
     shadow_mode: bool = setting(False, env=("SHADOW_MODE",), help="Count everything, refuse nothing.")
     quota_mode: bool = setting(False, env=("QUOTA_MODE",), help="Every reference descriptor is a quota.")
+    extra_tags: tuple[str, ...] = setting(
+        (), env=("EXTRA_TAGS",), help="Labels for the reference service's metrics: name=value,name=value."
+    )
     response_headers: bool = setting(
         False, env=("LIMIT_RESPONSE_HEADERS_ENABLED",), help="The reference service's three response headers."
     )
@@ -52,5 +55,7 @@ class Settings:
             raise ValueError("--xds-reference needs --xds and excludes --config")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together")
+        if any("=" not in tag for tag in self.extra_tags):
+            raise ValueError("--extra-tags: expected name=value")
         if self.redis and self.redis_url is not None:
             raise ValueError("--redis and CAUSEWAY_REDIS_URL name two stores")

@@ -46,11 +46,15 @@ descriptors:
   - {key: unspec, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 2}}
   - {key: quota_one, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 1}}
   - {key: quota_two, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 2}}
+  - {key: pool, value: first, metadata: {pool: one}, rate_limit: {unit: day, requests_per_unit: 1}}
   - {key: tokens, rate_limit: {unit: day, requests_per_unit: 2}}
 """
 FILTER = "envoy.filters.http.ratelimit"
 NETWORK = "type.googleapis.com/envoy.extensions.filters.network."
 PROTOBUF = "type.googleapis.com/envoy.extensions.filters.http."
+
+
+POOL = {"header": {"key": "x-pool", "value": "%DYNAMIC_METADATA(envoy.filters.http.ratelimit:pool)%"}}
 
 
 def by_header(*names: str, **more: Any) -> dict[str, Any]:
@@ -84,6 +88,7 @@ def bootstrap(port: int, origin: Origin, service: Path) -> dict[str, Any]:
             by_header("category"),
         ),
         route("/unspec", by_header("unspec")),
+        {**route("/pool", by_header("pool")), "response_headers_to_add": [POOL]},
         route("/quota", by_header("quota_one"), by_header("quota_two")),
         inline(
             "/tokens",
@@ -147,7 +152,7 @@ class Proxy:
 @pytest.fixture
 async def proxy(run_folder: Path, origin: Origin) -> AsyncIterator[Proxy]:
     folder = _configured(run_folder)
-    service = await Running(folder, "--config", str(folder / "config")).start()
+    service = await Running(folder, "--config", str(folder / "config"), "--response-metadata", "yes").start()
     port = free_port()
     envoy = Envoy(bootstrap(port, origin, folder / "rls.sock"), folder=folder).start()
     await envoy.ready()
@@ -179,6 +184,13 @@ async def test_what_it_does(proxy: Proxy) -> None:
     assert wanted in metrics
 
     assert await proxy.statuses(3, "/quota", quota_one="q", quota_two="q") == [200, 200, 429]
+
+
+async def test_metadata_of_what_passed_reaches_envoy(proxy: Proxy) -> None:
+    first, second = [await proxy.get("/pool", pool="first") for _ in range(2)]
+
+    assert (first.status, first.header("x-pool")) == (200, "one")
+    assert (second.status, second.header("x-pool")) == (429, None)
 
 
 async def test_limits_that_replace_others(proxy: Proxy) -> None:

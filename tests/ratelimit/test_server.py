@@ -18,12 +18,14 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2
 
 from ratelimit.messages import RateLimitConfig
+from serving.tls import channel_credentials
 from tests.ratelimit.requests import OK, OVER, descriptor, request, response
+from tests.serving.certificates import Authority
 from tests.support import client
 from tests.support.client import Address
 from tests.support.gateway import causeway
 from tests.support.process import Process
-from tests.support.waiting import until
+from tests.support.waiting import free_port, until
 
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 TYPE_URL = "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig"
@@ -114,6 +116,41 @@ async def test_it_starts_alone_and_answers_in_every_way(start: Start, tmp_path: 
         asking = health_pb2.HealthCheckRequest(service=name).SerializeToString()
         told = await one.channel.unary_unary("/grpc.health.v1.Health/Check")(asking)
         assert health_pb2.HealthCheckResponse.FromString(told).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_tags_are_added_to_the_reference_services_metrics(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(config(1))
+    one = await start("--config", str(tmp_path), "--extra-tags", "foo=bar,a=b")
+    await one.ask("d", descriptor(("k", "v")))
+
+    metrics = (await one.http("GET", "/metrics")).body
+
+    assert b'ratelimit_service_rate_limit_total_hits{a="b",domain="d",foo="bar",key1="k",key2=""} 1.0' in metrics
+    assert b'ratelimit_service_config_load_success_total{a="b",foo="bar"} 1.0' in metrics
+
+
+async def test_with_tls_nobody_is_heard_without_a_certificate(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "a.yaml").write_text(config(1))
+    authority = Authority(tmp_path / "authority")
+    own, client_files = authority.issue("service", "localhost"), authority.issue("client", "client")
+    port = free_port()
+    tls = ("--tls-cert", str(own.certificate), "--tls-key", str(own.key), "--tls-ca", str(authority.ca))
+    await start("--config", str(tmp_path / "config"), "--listen", f"127.0.0.1:{port}", *tls)
+    asked = request("d", descriptor(("k", "v")))
+    options = (("grpc.ssl_target_name_override", "localhost"),)
+
+    credentials = channel_credentials(client_files)
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as known:
+        assert response(await known.unary_unary(METHOD)(asked, timeout=5)).overall_code == OK
+    stranger = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+    for channel in (
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}"),
+        grpc.aio.secure_channel(f"127.0.0.1:{port}", stranger, options=options),
+    ):
+        async with channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await channel.unary_unary(METHOD)(asked, timeout=5)
 
 
 async def test_an_error_of_the_callers_has_the_reference_services_status(start: Start, tmp_path: Path) -> None:
