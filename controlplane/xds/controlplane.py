@@ -341,6 +341,9 @@ class ControlPlane:
             session.end()
 
     def joined(self, session: Session) -> None:
+        node = session.stream.node
+        if node is not None and self.quarantine.forgive(node.kind):
+            self._effective.pop(node.kind, None)
         self._publish(session)
 
     def quiet(self, session: Session) -> None:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from controlplane.origin import Origin
 from controlplane.snapshot.consistency import Reference, part_references, references
-from controlplane.snapshot.resource import Part, Resource, whole
+from controlplane.snapshot.resource import LISTENER, Part, Resource, whole
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds.protocol import Verdict
 
@@ -85,6 +85,16 @@ class Quarantine:
             self._by_kind[kind] = {
                 key: held for key, held in known.items() if any(_applies(held, snapshot) for snapshot in snapshots)
             }
+
+    def forgive(self, kind: str) -> bool:
+        """Drops verdicts about whole listeners; whether there were any.
+
+        Whether a listener can be had depends on the host too: its port may have been taken, and be free by now.
+        """
+        known = self._by_kind.get(kind, {})
+        kept = {key: held for key, held in known.items() if held.type_url != LISTENER or held.part is not None}
+        self._by_kind[kind] = kept
+        return len(kept) < len(known)
 
     def effective(self, kind: str, snapshot: Snapshot, accepted: Snapshot = EMPTY) -> Snapshot:
         """What clients of the kind are served: the snapshot without what they rejected and what depends on that.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 
 import pytest
 
 from tests.serving.certificates import Authority
+from tests.support.client import Address, request
 from tests.support.gateway import Gateway
 from tests.support.waiting import free_port, until
 
@@ -56,6 +58,32 @@ async def _answers(port: int, authority: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+async def test_a_port_that_is_taken_is_told_and_tried_again_by_a_fresh_envoy(gateway: Gateway) -> None:
+    port = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        gateway.write({"gateway": {"listeners": [{"port": port, "address": "127.0.0.1"}]}, "routes": [HELLO]})
+        await gateway.start()
+
+        async def is_told() -> bool:
+            return any("in use" in one["text"] for one in (await gateway.status())["kept_back"])
+
+        await until("the refused listener", is_told)
+    gateway.envoy.stop()
+    gateway.control_plane.stop()
+    await gateway.start()
+    await until("an answer on the port that is free by now", lambda: _is_answered(port))
+    assert (await gateway.status())["kept_back"] == []
+
+
+async def _is_answered(port: int) -> bool:
+    try:
+        return (await request(Address(port=port), "GET", "/")).status == 200
+    except OSError:
+        return False
 
 
 async def test_connections_beyond_the_limit_are_closed(gateway: Gateway) -> None:
