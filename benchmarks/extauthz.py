@@ -28,7 +28,7 @@ import jwt as pyjwt
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from benchmarks.result import Result
-from benchmarks.throughput import _TYPE, Round, _answering, _forwarding, _percentile
+from benchmarks.throughput import TYPE, Round, answering, forwarding, percentile
 from extauthz.core import api_keys, jws, jwt
 from extauthz.core.decide import Authorizer, Decision
 from extauthz.core.request import read
@@ -274,8 +274,8 @@ def _memory_mb(pid: int) -> float:
 
 def _through_envoy(folder: Path) -> list[Result]:
     service_port, plain_port, native_port = free_port(), free_port(), free_port()
-    service = Envoy(_answering(service_port), folder=folder, name="service")
-    plain = Envoy(_forwarding(plain_port, service_port), folder=folder, name="plain")
+    service = Envoy(answering(service_port), folder=folder, name="service")
+    plain = Envoy(forwarding(plain_port, service_port), folder=folder, name="plain")
     native = Envoy(_with_jwt_authn(native_port, service_port), folder=folder, name="native")
     gateway = Gateway(folder)
     try:
@@ -342,12 +342,12 @@ def _wrk(url: str, header: str, *, seconds: int = ROUND_S) -> Round:
     found = re.search(r"Requests/sec:\s+([\d.]+)", out)
     if found is None or "Non-2xx" in out:
         raise RuntimeError(f"not every request was answered well:\n{out}")
-    return Round(requests_per_s=float(found[1]), p50_ms=_percentile(out, "50"), p99_ms=_percentile(out, "99"))
+    return Round(requests_per_s=float(found[1]), p50_ms=percentile(out, "50"), p99_ms=percentile(out, "99"))
 
 
 def _with_jwt_authn(port: int, upstream: int) -> dict[str, Any]:
     """The small Envoy with its own verifier in front of the router."""
-    configuration = _forwarding(port, upstream)
+    configuration = forwarding(port, upstream)
     chain = configuration["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     provider = {
         "issuer": "https://rs256.test",
@@ -357,7 +357,7 @@ def _with_jwt_authn(port: int, upstream: int) -> dict[str, Any]:
         "jwt_cache_config": {"jwt_cache_size": 100},
     }
     authn = {
-        "@type": _TYPE + "filters.http.jwt_authn.v3.JwtAuthentication",
+        "@type": TYPE + "filters.http.jwt_authn.v3.JwtAuthentication",
         "providers": {"main": provider},
         "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "main"}}],
     }

@@ -28,7 +28,7 @@ OTHER_ROUTES = 1000
 ROUND_S = 3
 CONNECTIONS = 32
 PATH = "/api/v1/things/42"
-_TYPE = "type.googleapis.com/envoy.extensions."
+TYPE = "type.googleapis.com/envoy.extensions."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,8 @@ def run() -> list[Result]:
         raise FileNotFoundError("wrk is not installed")
     folder = Path(tempfile.mkdtemp(prefix="cw-bench-"))
     service_port, plain_port = free_port(), free_port()
-    service = Envoy(_answering(service_port), folder=folder, name="service")
-    plain = Envoy(_forwarding(plain_port, service_port), folder=folder, name="plain")
+    service = Envoy(answering(service_port), folder=folder, name="service")
+    plain = Envoy(forwarding(plain_port, service_port), folder=folder, name="plain")
     gateway = Gateway(folder)
     try:
         service.start()
@@ -109,23 +109,23 @@ def wrk(url: str, *, seconds: int = ROUND_S, connections: int = CONNECTIONS) -> 
         raise RuntimeError(f"not every request was answered well:\n{out}")
     found = re.search(r"Requests/sec:\s+([\d.]+)", out)
     assert found is not None, out
-    return Round(requests_per_s=float(found[1]), p50_ms=_percentile(out, "50"), p99_ms=_percentile(out, "99"))
+    return Round(requests_per_s=float(found[1]), p50_ms=percentile(out, "50"), p99_ms=percentile(out, "99"))
 
 
-def _percentile(out: str, percent: str) -> float:
+def percentile(out: str, percent: str) -> float:
     found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)\s*$", out, flags=re.MULTILINE)
     assert found is not None, out
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
 
 
-def _answering(port: int) -> dict[str, Any]:
+def answering(port: int) -> dict[str, Any]:
     body = json.dumps({"id": 42, "name": "thing"})
     return _listening(
         port, {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": body}}}
     )
 
 
-def _forwarding(port: int, upstream: int) -> dict[str, Any]:
+def forwarding(port: int, upstream: int) -> dict[str, Any]:
     configuration = _listening(port, {"match": {"prefix": "/"}, "route": {"cluster": "service"}})
     endpoint = {"endpoint": {"address": _address(upstream)}}
     cluster = {
@@ -139,9 +139,9 @@ def _forwarding(port: int, upstream: int) -> dict[str, Any]:
 
 def _listening(port: int, route: dict[str, Any]) -> dict[str, Any]:
     manager = {
-        "@type": _TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": TYPE + "filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "plain",
-        "http_filters": [{"name": "router", "typed_config": {"@type": _TYPE + "filters.http.router.v3.Router"}}],
+        "http_filters": [{"name": "router", "typed_config": {"@type": TYPE + "filters.http.router.v3.Router"}}],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
     }
     chain = {"filters": [{"name": "http", "typed_config": manager}]}
