@@ -26,7 +26,10 @@ PATH_KEY = "path"
 PATTERN_KEY = "pattern"
 REQUEST_ID_KEY = "request_id"
 SETTLE_KEY = "causeway.settle"
-"""An entry with this key says that the cost is known only now: it is taken whatever is left."""
+"""An entry with this key says that the hits are what the request cost in all: of that, one was taken when it came. What
+is missing is taken whatever is left, what was too much is given back."""
+COST_KEY = "causeway.cost"
+"""An entry with this key holds what the request costs; where it is missing or no number, that is 1."""
 
 MAX_REQUESTS = 2**32 - 1
 MAX_WINDOW_MS = 366 * 24 * 3600 * 1000

@@ -9,7 +9,7 @@ from controlplane.ir import cluster as cluster_ir
 from controlplane.ir import gateway as ir
 from controlplane.ir import identity as identity_ir
 from controlplane.ir import names
-from controlplane.ir.limit import Limit
+from controlplane.ir.limit import Limit, RequestHeaderCost
 from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.models.gateway import Gateway, Listener
 from controlplane.manifests.models.identity import Identity as WrittenIdentity
@@ -111,6 +111,12 @@ def _limits(manifest: Manifest, place: Callable[[Path], Origin], findings: Findi
                     f'unknown service "{service}"',
                     hint=routes.near(service, manifest.services),
                 )
+        if isinstance(one.cost, RequestHeaderCost) and one.cost.name not in manifest.identity.headers:
+            findings.add(
+                ("limits", name, "cost", "request_header"),
+                f'a client could send "{one.cost.name}" itself: it is none of `identity.headers`',
+                hint=f"add it there: headers: {{{one.cost.name}: <claim>}}",
+            )
         built.append(one)
     return built
 

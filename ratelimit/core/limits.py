@@ -16,6 +16,7 @@ from ratelimit.core.budget import Budget, Kind
 from ratelimit.core.keys import ABSENT
 from ratelimit.core.rule import OnStoreError, Rule
 from ratelimit.policy import (
+    COST_KEY,
     IP_KEY,
     LIMIT_KEY,
     PATH_KEY,
@@ -45,7 +46,8 @@ class Found:
     rule: Rule | None
     parts: tuple[str, ...]
     route: str
-    is_settling: bool
+    is_settling: bool = False
+    cost: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class Limits:
         if ip is not None:
             values[IP_KEY] = ip = _without_prefix(ip)
         if limit.exempt and _is_exempt(limit, values):
-            return Found(None, (), route, False)
+            return Found(None, (), route)
         parts = [self.policy.domain, name]
         is_incomplete = False
         for key in limit.by:
@@ -88,7 +90,7 @@ class Limits:
         if is_incomplete and ip is not None and IP_KEY not in limit.by:
             parts.append(ip)
         rule = limit.tiers.get(values.get(TIER_KEY, ""), limit.default)
-        return Found(rule, tuple(parts), route, SETTLE_KEY in values)
+        return Found(rule, tuple(parts), route, SETTLE_KEY in values, _cost(values.get(COST_KEY)))
 
     def rules(self, name: str) -> Mapping[str, Rule]:
         """The rules of the limit `name` by tier; "" is the one without a tier. Empty when there is no such limit."""
@@ -158,6 +160,11 @@ def _is_inside(ip: str, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Ne
         network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]
         for other in networks
     )
+
+
+def _cost(written: str | None) -> int:
+    """At most nine digits: what is more is no cost anybody means."""
+    return int(written) if written and len(written) <= 9 and written.isascii() and written.isdecimal() else 1
 
 
 def _without_prefix(ip: str) -> str:

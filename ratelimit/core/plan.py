@@ -107,7 +107,9 @@ def _own(limits: Limits, entries: Sequence[tuple[str, str]], hits: int) -> Plann
     if rule is None:
         return Planned(None, None, found.route)
     key = own_key(found.parts, rule.budget.kind)
-    return Planned(rule, Take(key, rule.budget, hits * rule.cost, found.is_settling), found.route)
+    if found.is_settling:
+        return Planned(rule, Take(key, rule.budget, hits - 1, is_forced=hits > 1), found.route)
+    return Planned(rule, Take(key, rule.budget, hits * rule.cost * found.cost), found.route)
 
 
 def own_key(parts: Sequence[str], kind: int) -> bytes:

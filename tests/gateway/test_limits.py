@@ -278,6 +278,22 @@ class TestCost:
 
         assert await statuses(gateway, "/dear", *[from_("198.51.100.101")] * 3) == [200, 200, 429]
 
+    async def test_a_cost_that_authentication_injects(self, gateway: Gateway, origin: Origin) -> None:
+        limits = {"claimed": {"rate": "10/hour", "by": "user", "cost": {"request_header": "x-cost"}}}
+        written = manifest(origin, limits, {"path": "/claimed", "limits": ["claimed"]})
+        written["identity"]["headers"] = {"x-cost": "cost"}
+        await gateway.apply(written)
+
+        dear, plain = as_("gus", cost="4"), as_("hal")
+        assert await statuses(gateway, "/claimed", *[[*dear, ("x-cost", "0")]] * 3) == [200, 200, 429]
+        assert await statuses(gateway, "/claimed", *[plain] * 11) == [200] * 10 + [429]
+
+    async def test_a_cost_that_a_client_could_send_is_refused(self, gateway: Gateway, origin: Origin) -> None:
+        limits = {"sent": {"rate": "10/hour", "by": "user", "cost": {"request_header": "x-sent"}}}
+
+        with pytest.raises(AssertionError, match='a client could send "x-sent" itself'):
+            await gateway.apply(manifest(origin, limits, {"path": "/sent", "limits": ["sent"]}))
+
     async def test_a_cost_that_the_response_tells_is_settled_afterwards(self, gateway: Gateway, origin: Origin) -> None:
         limits = {"told": {"rate": "10/hour", "by": "ip", "cost": {"response_header": "x-cost"}}}
         await gateway.apply(manifest(origin, limits, {"path": "/told", "limits": ["told"], "auth": "public"}))
@@ -286,9 +302,15 @@ class TestCost:
 
         assert await statuses(gateway, "/told", who) == [200]
         await remaining(gateway, "told", "198.51.100.102", 1)
-        assert await statuses(gateway, "/told", who) == [200]  # one is left, so it is let through; it costs nine more
+        assert await statuses(gateway, "/told", who) == [200]  # one is left, so it is let through; it costs eight more
         await remaining(gateway, "told", "198.51.100.102", 0)
         assert await statuses(gateway, "/told", who) == [429]
+
+    async def test_a_response_that_tells_no_cost_costs_one(self, gateway: Gateway, origin: Origin) -> None:
+        limits = {"untold": {"rate": "2/hour", "by": "ip", "cost": {"response_header": "x-cost"}}}
+        await gateway.apply(manifest(origin, limits, {"path": "/untold", "limits": ["untold"], "auth": "public"}))
+
+        assert await statuses(gateway, "/untold", *[from_("198.51.100.103")] * 3) == [200, 200, 429]
 
 
 async def test_parallel_requests_admit_exactly_the_limit(gateway: Gateway, origin: Origin) -> None:

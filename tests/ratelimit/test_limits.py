@@ -176,14 +176,36 @@ class TestCost:
 
         assert await codes(served, *[limited("l", ("ip", "1.1.1.1"))] * 3) == [OK, OK, OVER]
 
-    async def test_a_settled_cost_is_taken_even_if_it_is_too_much(self, served: Served) -> None:
+    @pytest.mark.parametrize(
+        ("cost", "left"),
+        [("3", 7), ("0", 10), ("", 9), ("-3", 9), ("many", 9), ("٣", 9), ("9999999999", 9)],
+        ids=[
+            "a number",
+            "nothing",
+            "empty",
+            "less than nothing",
+            "a word",
+            "another script's digit",
+            "too many digits",
+        ],
+    )
+    async def test_a_cost_told_by_an_entry(self, served: Served, cost: str, left: int) -> None:
         served.use(limits={"l": {"by": ["ip"], "stage": "ip", "quota": per_minute(10)}})
-        look = limited("l", ("ip", "1.1.1.1"), hits=0)
-        settle = limited("l", ("ip", "1.1.1.1"), ("causeway.settle", "1"), hits=25)
 
-        assert await codes(served, look) == [OK]
-        await served.ask(DOMAIN, settle)
-        assert await codes(served, look) == [OVER]
+        answer = await served.ask(DOMAIN, limited("l", ("ip", "1.1.1.1"), ("causeway.cost", cost)))
+
+        assert (answer.overall_code, answer.statuses[0].limit_remaining) == (OK, left)
+
+    @pytest.mark.parametrize(("cost", "left"), [(25, 0), (4, 6), (1, 9), (0, 10)])
+    async def test_a_settled_cost_is_what_the_request_took_in_all(self, served: Served, cost: int, left: int) -> None:
+        served.use(limits={"l": {"by": ["ip"], "stage": "ip", "quota": per_minute(10)}})
+        ip = ("ip", "1.1.1.1")
+        assert await codes(served, limited("l", ip)) == [OK]
+
+        settled = await served.ask(DOMAIN, limited("l", ip, ("causeway.settle", "1"), hits=cost))
+
+        assert settled.statuses[0].limit_remaining == left
+        assert await codes(served, limited("l", ip)) == [OK if left else OVER]
 
 
 class TestBlocks:

@@ -76,11 +76,19 @@ def test_entries(written: dict[str, Any], expected: list[Any]) -> None:
     assert entries(**written) == [("causeway.limit", "l"), *expected, *LAST]
 
 
-def test_a_cost_of_the_response_is_looked_at_first_and_settled_at_the_end() -> None:
+def test_a_cost_that_authentication_injects_is_an_entry() -> None:
+    written = {"rate": "5/min", "by": "ip", "cost": {"request_header": "x-cost"}}
+    (only,) = rate_limits(limit("l", Limit.model_validate(written)).on_route, "r", "/")
+
+    assert only.hits_addend is None
+    assert action_of(only.actions[-1]) == ("header", "causeway.cost", "x-cost")
+
+
+def test_a_cost_of_the_response_is_settled_at_the_end() -> None:
     written = {"rate": "5/min", "by": "ip", "cost": {"response_header": "x-cost"}}
     first, last = rate_limits(limit("l", Limit.model_validate(written)).on_route, "r", "/")
 
-    assert (first.hits_addend.number, first.apply_on_stream_done) == (0, False)  # type: ignore[union-attr]
+    assert (first.hits_addend, first.apply_on_stream_done) == (None, False)
     assert last.hits_addend.format == "%RESPONSE_HEADER(x-cost)%"  # type: ignore[union-attr]
     assert last.apply_on_stream_done
     assert action_of(last.actions[-1]) == ("causeway.settle", "1")

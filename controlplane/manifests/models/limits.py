@@ -91,7 +91,7 @@ class Cost(Model):
     request_header: HeaderName | None = None
     """A header that is set behind authentication: one of `identity.headers`, which clients cannot send."""
     response_header: HeaderName | None = None
-    """A header of the service's response: the request is admitted while anything is left, and settled afterwards."""
+    """A header of the service's response: a request takes 1 when it comes, the rest when its response has ended."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:

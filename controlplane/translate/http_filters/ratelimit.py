@@ -85,18 +85,22 @@ def _on_route(name: str, pattern: str, limits: tuple[RouteLimit, ...]) -> AnyMes
 
 
 def rate_limits(limit: RouteLimit, route: str, pattern: str) -> list[RateLimit]:
-    """What Envoy asks for one limit: once, or before and after where the response tells the cost."""
+    """What Envoy asks for one limit: once, or before and after where the response tells the cost.
+
+    Then one is taken when the request comes, and the rest when the stream ends: nothing, where the response tells none.
+    """
     actions = _actions(limit, route, pattern)
     match limit.cost:
         case FixedCost():
             return [RateLimit(actions=actions)]
         case RequestHeaderCost(name):
-            return [RateLimit(actions=actions, hits_addend=RateLimitHitsAddend(format=f"%REQUEST_HEADER({name})%"))]
+            # Not as hits: Envoy leaves out a whole descriptor whose hits are no number, and with it the limit.
+            return [RateLimit(actions=[*actions, _header(policy.COST_KEY, name)])]
         case ResponseHeaderCost(name):
             settling = [*actions, _constant(policy.SETTLE_KEY, "1")]
             cost = RateLimitHitsAddend(format=f"%RESPONSE_HEADER({name})%")
             return [
-                RateLimit(actions=actions, hits_addend=RateLimitHitsAddend(number=0)),
+                RateLimit(actions=actions),
                 RateLimit(actions=settling, hits_addend=cost, apply_on_stream_done=True),
             ]
         case _:
