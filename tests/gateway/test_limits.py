@@ -186,13 +186,14 @@ class TestOtherKeys:
         assert await statuses(gateway, "/both", one, one) == [200, 429]
         assert await statuses(gateway, "/both", one, method="POST") == [200]
 
-    async def test_a_client_that_leaves_the_header_out_is_limited_by_address(
-        self, gateway: Gateway, origin: Origin
+    @pytest.mark.parametrize(("by", "ip"), [("header.x-app", 41), ("query.q", 42), ("user", 43), ("api_key", 44)])
+    async def test_a_client_that_leaves_the_key_out_is_limited_by_address(
+        self, gateway: Gateway, origin: Origin, by: str, ip: int
     ) -> None:
         route = {"path": "/absent", "limits": ["absent"], "auth": "public"}
-        await gateway.apply(manifest(origin, {"absent": {"rate": "1/hour", "by": "header.x-app"}}, route))
+        await gateway.apply(manifest(origin, {"absent": {"rate": "1/hour", "by": by}}, route))
 
-        assert await statuses(gateway, "/absent", *[from_("198.51.100.41")] * 2) == [200, 429]
+        assert await statuses(gateway, "/absent", *[from_(f"198.51.100.{ip}")] * 2) == [200, 429]
 
 
 async def test_limits_of_the_gateway_and_of_the_route_hold_together(gateway: Gateway, origin: Origin) -> None:
