@@ -30,7 +30,7 @@ from controlplane.xds.methods import METHODS, Method
 from controlplane.xds.needs import Needs
 from controlplane.xds.protocol import Node, Verdict
 from controlplane.xds.quarantine import Held, Quarantine
-from controlplane.xds.session import Session, others_accept
+from controlplane.xds.session import Session, alike, others_accept
 from controlplane.xds.status import HeldChange, Status
 from controlplane.xds.stream import Stream
 from serving.server import Call, Service
@@ -342,7 +342,7 @@ class ControlPlane:
 
     def joined(self, session: Session) -> None:
         node = session.stream.node
-        if node is not None and self.quarantine.forgive(node.kind):
+        if node is not None and not any(alike(self.sessions, session)) and self.quarantine.forgive(node.kind):
             self._effective.pop(node.kind, None)
         self._publish(session)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import grpc
@@ -91,7 +92,8 @@ async def test_too_many_streams(variant: Variant) -> None:
         await first.ask("CDS", "A")
         await first.hear()
         async with connected(port, variant) as second:
-            await second.ask("CDS", "A")
+            with contextlib.suppress(asyncio.CancelledError, asyncio.InvalidStateError, grpc.RpcError):
+                await second.ask("CDS", "A")  # it may be refused before it has spoken
             assert await second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await numbered(plane, 2)
         assert names(await first.hear()) == ["A"]
@@ -252,6 +254,27 @@ async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> 
         assert await bad.is_quiet(), "and it is not offered again"
         waited = await wait_until_live(plane, 1.0)
         assert waited.reasons == ('A: here refuses Cluster "A": cannot bind',)
+
+
+async def test_a_refused_listener_is_offered_to_a_client_that_comes_alone() -> None:
+    """Its port may be free by now; beside others that still refuse it, it is not offered again."""
+    plane = ControlPlane()
+    await plane.set_snapshot(state(LDS={"L": 1}))
+    async with serving(plane) as port:
+        async with connected(port, Variant.DELTA_EACH, "LDS") as first:
+            await first.ask("LDS", "L")
+            await first.answer(await first.hear(ack=False), "address in use")
+            await until("kept back", lambda: plane.status().kept_back)
+            async with connected(port, Variant.DELTA_EACH, "LDS") as second:
+                await second.ask("LDS", "L")
+                assert names(await second.hear()) == []
+            await until("one is left", lambda: len(plane.sessions) == 1)
+            assert plane.status().clients[0].verdict.value == "rejected"
+        await until("nobody is left", lambda: not plane.sessions)
+        async with connected(port, Variant.DELTA_EACH, "LDS") as third:
+            await third.ask("LDS", "L")
+            assert names(await third.hear()) == ["L"]
+            await until("nothing is kept back", lambda: plane.status().kept_back == ())
 
 
 async def test_waiting_ends_with_the_last_ack() -> None:
