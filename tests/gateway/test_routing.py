@@ -14,7 +14,7 @@ from tests.support.client import Connection
 from tests.support.expect import Ask, Got, Row, Saw, check
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
-from tests.support.path_oracle import is_one, segments, winner
+from tests.support.path_oracle import Requested, Written, chosen, shape, winner
 
 pytestmark = pytest.mark.gateway
 SHARES_GATEWAY = True
@@ -41,13 +41,9 @@ _PATH = st.builds(
 _CASES = st.lists(st.tuples(_TABLE, st.lists(_PATH, min_size=20, max_size=40)), min_size=10, max_size=25)
 
 
-def _shape(pattern: str) -> tuple[str, ...]:
-    return tuple("*" if is_one(segment) else segment for segment in segments(pattern))
-
-
 def _distinct(table: list[str]) -> list[str]:
     """One pattern per shape: two that no path can tell apart are refused, which is tested elsewhere."""
-    return list({_shape(pattern): pattern for pattern in table}.values())
+    return list({shape(pattern): pattern for pattern in table}.values())
 
 
 @settings(
@@ -76,6 +72,69 @@ async def test_the_route_is_the_one_a_brute_force_reading_of_the_rule_finds(
                 expected = winner(table, path)
                 found = response.body.decode() if response.status == 200 else None
                 assert (response.status, found) == (404 if expected is None else 200, expected), (path, sorted(table))
+
+
+# Nested, so that any two routes of one path differ in a way that the rule ranks.
+_METHODS: tuple[tuple[str, ...], ...] = ((), ("GET",), ("GET", "POST"), ("GET", "POST", "PUT"))
+_HEADERS: tuple[tuple[str, ...], ...] = ((), ("x-one",), ("x-one", "x-two"))
+_HOSTS = (None, "a.example.com", "*.example.com", "*.a.example.com", "example.org")
+_ROUTES = st.lists(
+    st.builds(
+        Written,
+        path=st.builds(_pattern, st.lists(st.sampled_from(("a", "b", "*")), max_size=2), st.booleans()),
+        host=st.sampled_from(_HOSTS),
+        methods=st.sampled_from(_METHODS),
+        headers=st.sampled_from(_HEADERS),
+    ),
+    min_size=10,
+    max_size=80,
+    unique_by=lambda route: (shape(route.path), route.host, route.methods, route.headers),
+)
+_REQUESTS = st.lists(
+    st.builds(
+        Requested,
+        host=st.sampled_from(("a.example.com", "b.example.com", "x.a.example.com", "example.org", "example.com")),
+        path=st.sampled_from(("/", "/a", "/b/", "/a/b", "/b/a", "/a/b/c", "/c")),
+        method=st.sampled_from(("GET", "HEAD", "POST", "PUT", "DELETE")),
+        headers=st.sampled_from(
+            (frozenset(), frozenset({"x-one"}), frozenset({"x-two"}), frozenset({"x-one", "x-two"}))
+        ),
+    ),
+    min_size=100,
+    max_size=200,
+)
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(routes=_ROUTES, requests=_REQUESTS)
+async def test_hosts_methods_and_conditions_decide_as_the_rule_says(
+    gateway: Gateway, routes: list[Written], requests: list[Requested]
+) -> None:
+    await gateway.apply({"routes": [_as_manifest(str(number), route) for number, route in enumerate(routes)]})
+    async with Connection(gateway.address) as connection:
+        for request in requests:
+            headers = tuple((name, "1") for name in sorted(request.headers))
+            answer = await connection.request(request.method, request.path, host=request.host, headers=headers)
+            route = chosen(routes, request)
+            found = routes[int(answer.header("x-route") or 0)] if answer.status == 200 else None
+            assert found == route, (request, [one for one in routes if one.holds(request)])
+
+
+def _as_manifest(name: str, route: Written) -> dict[str, Any]:
+    conditions: dict[str, Any] = {
+        "hosts": route.host,
+        "methods": list(route.methods),
+        "headers": {header: {"present": True} for header in route.headers},
+    }
+    named = {"respond": {"body": name, "headers": {"x-route": name}}, "auth": "public"}
+    return {"path": route.path, **{key: value for key, value in conditions.items() if value}, **named}
 
 
 async def test_the_order_in_the_files_means_nothing(gateway: Gateway) -> None:
