@@ -21,6 +21,12 @@ A dash: the row does not apply to the variant.
 The rows of the public harness run over gRPC against the harness's own Adapter service, which the tests implement. To
 point the original harness at this server, start `python -m tests.xds.adapter 17000 18000` in this repository, and in
 the harness's folder `go run . -A :17000 -T :18000 -N test-id -V "sotw aggregated"` (or another of its variants).
+
+Beyond the table: changes through a real Envoy under load, rejections, restarts and a stock gRPC client are in
+`tests/gateway/test_xds_*.py`; arbitrary conversations, with what must always hold, in `tests/xds/test_fuzz.py`.
+
+Not served: REST and the unary `Fetch` methods, scoped routes, runtime, `xdstp://` names. Make before break is a promise
+of an aggregated stream: separate streams for each type have no common order, and no server can give them one.
 """
 
 

@@ -1,0 +1,117 @@
+"""What must survive a restart is kept on disk and brought back at the start; damage is told, not fatal."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from controlplane.origin import Origin
+from controlplane.snapshot import store
+from controlplane.xds.controlplane import ControlPlane, Outcome
+from controlplane.xds.keeping import Keeper, read_notes, restore, write_notes
+from controlplane.xds.quarantine import Held
+from tests.support.waiting import until
+from tests.xds.playbook import state
+from tests.xds.rows import TYPES, Variant
+from tests.xds.served import serving
+from tests.xds.wire_client import connected, names
+
+HELD = Held(
+    kind="envoy/1.40.0",
+    type_url=TYPES["CDS"],
+    name="A",
+    part=None,
+    digest="d",
+    replacement=b"\x00\xff",
+    text="no",
+    origins=(Origin(file="a.yaml", line=1, column=2),),
+    since=1.0,
+    client="e",
+)
+
+
+def kept_revision(folder: Path) -> str:
+    file = folder / store.FILE_NAME
+    return store.decode(file.read_bytes()).revision if file.exists() else ""
+
+
+async def test_each_change_is_kept(tmp_path: Path) -> None:
+    plane = ControlPlane()
+    keeper = Keeper(plane, tmp_path)
+    running = asyncio.create_task(keeper.run())
+    for number in (1, 2):
+        await plane.set_snapshot(state(CDS={"A": number}), revision=str(number))
+        await until(
+            "kept", lambda: (tmp_path / store.FILE_NAME).exists() and store.read(tmp_path).revision == plane.revision
+        )
+    running.cancel()
+    again = ControlPlane()
+    assert restore(again, tmp_path)
+    assert again.revision == "2"
+    assert again.status().source == "last known good"
+    assert await again.set_snapshot(state(CDS={"A": 2}), revision="2") is Outcome.UNCHANGED
+    assert again.status().source == "manifests"
+
+
+async def test_what_a_client_refused_is_remembered(tmp_path: Path) -> None:
+    plane = ControlPlane()
+    keeper = Keeper(plane, tmp_path)
+    await plane.set_snapshot(state(CDS={"A": 1, "B": 1}))
+    async with serving(plane) as port, connected(port, Variant.DELTA_EACH) as client:
+        await client.ask("CDS", "A", "B")
+        await client.hear()
+        await plane.set_snapshot(state(CDS={"A": 2, "B": 1}))
+        await client.answer(await client.hear(ack=False), "bad A")
+        await until("a verdict", lambda: plane.status().kept_back)
+    await keeper.keep()
+    again = ControlPlane()
+    assert restore(again, tmp_path)
+    assert [one.text for one in again.status().kept_back] == ["bad A"]
+    async with serving(again) as port, connected(port, Variant.DELTA_EACH) as client:
+        await client.ask("CDS", "A", "B")
+        response = await client.hear()
+        bodies = {one.name: one.resource.value for one in response.resources}
+        assert bodies["A"] == state(CDS={"A": 1}).of_type(TYPES["CDS"])["A"].body, "its last accepted form"
+
+
+async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plane = ControlPlane()
+    keeper = Keeper(plane, tmp_path / "file")
+    await plane.set_snapshot(state(CDS={"A": 1}))
+    await keeper.keep()
+    assert keeper.problem is not None
+    assert plane.snapshot is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"causeway-snapshot 1 0\n{}\n"])
+def test_a_damaged_file_is_ignored(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / store.FILE_NAME).write_bytes(content)
+    plane = ControlPlane()
+    assert not restore(plane, tmp_path)
+    assert plane.snapshot is None
+
+
+def test_nothing_kept_is_nothing_restored(tmp_path: Path) -> None:
+    assert not restore(ControlPlane(), tmp_path)
+
+
+def test_verdicts_come_back_as_they_were() -> None:
+    assert read_notes(write_notes([HELD])) == [HELD]
+
+
+@pytest.mark.parametrize("text", ["{", "{}x", '[{"kind": 1}]', "[1]"])
+def test_other_notes_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        read_notes(text)
+
+
+async def test_names_are_heard_in_order() -> None:
+    """A restored snapshot is a snapshot as any other."""
+    plane = ControlPlane()
+    plane.restore(state(CDS={"A": 1}), "r", [], {})
+    async with serving(plane) as port, connected(port, Variant.SOTW_EACH) as client:
+        await client.ask("CDS", "A")
+        assert names(await client.hear()) == ["A"]
