@@ -43,9 +43,7 @@ async def test_each_change_is_kept(tmp_path: Path) -> None:
     running = asyncio.create_task(keeper.run())
     for number in (1, 2):
         await plane.set_snapshot(state(CDS={"A": number}), revision=str(number))
-        await until(
-            "kept", lambda: (tmp_path / store.FILE_NAME).exists() and store.read(tmp_path).revision == plane.revision
-        )
+        await until("kept", lambda: kept_revision(tmp_path) == plane.revision)
     running.cancel()
     again = ControlPlane()
     assert restore(again, tmp_path)
