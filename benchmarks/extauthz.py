@@ -220,6 +220,9 @@ def _worker(folder: Path) -> Iterator[Result]:
                 what=f"CPU of a check, {name} cached", measured=cpu, unit="µs", beside="grpcio, doing nothing",
                 reference=no_op_cpu, note=f"{1e6 / cpu:,.0f} checks/s for a whole core",
             )  # fmt: skip
+        half = rate / 2
+        p99 = _p99_ms(socket, folder / "body", folder / "times", half)
+        yield Result(what=f"p99 at half load ({half:,.0f}/s)", measured=p99, unit="ms", note="aim: under 3 ms")
         yield Result(what="memory of the worker", measured=_memory_mb(worker), unit="MB")
 
 
@@ -256,6 +259,18 @@ def _h2load(socket: Path, body: Path, pid: int, *, calls: int = CALLS) -> tuple[
     if found is None or f"{calls} succeeded" not in out:
         raise RuntimeError(f"not every call was answered:\n{out}")
     return float(found[1]), (_cpu_s(pid) - before) / calls * 1e6
+
+
+def _p99_ms(socket: Path, body: Path, log: Path, rate: float) -> float:
+    """The 99th percentile of calls that come at a steady rate."""
+    clients = 4
+    argv = ["h2load", "-n", str(int(rate) * 2), "-c", str(clients), "-m", "16", "--rps", f"{rate / clients:.0f}"]
+    argv += ["-d", str(body), "--log-file", str(log), "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    argv += ["-B", f"unix:{socket}", f"http://extauthz/{_METHOD}"]
+    subprocess.run(argv, capture_output=True, check=True, timeout=60)
+    times = sorted(int(line.split()[2]) for line in log.read_text().splitlines())
+    log.unlink()
+    return times[int(len(times) * 0.99)] / 1000
 
 
 def _cpu_s(pid: int) -> float:

@@ -14,6 +14,9 @@ class Settings:
     """How `causeway extauthz` runs."""
 
     listen: tuple[Address, ...] = setting("unix:/run/causeway/extauthz.sock", help="Where Envoy asks.")
+    workers: int = setting(
+        1, minimum=1, maximum=64, help="Processes. The first has the addresses given, the next ones a number: x-2.sock."
+    )
     xds: Address | None = setting("unix:/run/causeway/xds.sock", help="The control plane.")
     policy: Path | None = setting(None, help="A policy document to obey in place of the control plane's.")
     state: Path | None = setting(None, help="Folder for the last known good policy, keys and revocations.")

@@ -49,6 +49,7 @@ class Decision:
     detail: str = ""
     """More about a denial, for the log only."""
     identity: Identity | None = None
+    """Who it is, where that was verified: for the log, of a denial too."""
     unknown_key: UnknownKey | None = None
     """A key that an issuer does not have: a reason to fetch its keys again, off this path."""
 
@@ -72,6 +73,7 @@ class _Denied(Exception):  # noqa: N818
         self.reason = reason
         self.detail = detail
         self.unknown_key = unknown_key
+        self.identity: Identity | None = None
 
 
 Note = Callable[[str], None]
@@ -160,6 +162,14 @@ class Authorizer:
         entry = self._entry(credential, now, password, note)
         if isinstance(entry, PasswordNeeded):
             return entry
+        try:
+            return self._permitted(route, entry, request, now, note)
+        except _Denied as denied:
+            denied.identity = entry.identity
+            raise
+
+    def _permitted(self, route: Route, entry: Entry[Decision], request: Request, now: float, note: Note) -> Decision:
+        """What a verified identity may do here."""
         identity = entry.identity
         if route.policy.tenants:
             if conditions.tenant_mismatch(route, identity, request.path, request.host):
@@ -331,6 +341,7 @@ class Authorizer:
             policy=metadata["policy"],
             reason=denied.reason,
             detail=denied.detail,
+            identity=denied.identity,
             unknown_key=denied.unknown_key,
         )
 

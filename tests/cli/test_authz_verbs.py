@@ -118,3 +118,22 @@ def test_a_revocation_names_one_thing(folder: Path, arguments: tuple[str, ...]) 
 
 def test_a_revocation_that_nobody_hears_fails(folder: Path) -> None:
     causeway("revoke", "--sub", "a", "--admin", "127.0.0.1:1", code=4)
+
+
+def test_each_worker_has_addresses_of_its_own() -> None:
+    from controlplane.cli.extauthz import worker_flags
+    from extauthz.settings import Settings
+    from serving.address import parse_address
+
+    settings = Settings(
+        listen=(parse_address("unix:/run/x.sock"), parse_address("127.0.0.1:9000")),
+        admin=parse_address("127.0.0.1:9100"),
+    )
+    given = ["--workers", "3", "--listen=unix:/run/x.sock", "--listen", "127.0.0.1:9000", "--state", "s"]
+    first, third = (worker_flags(settings, number, given) for number in (1, 3))
+    assert first == (
+        "--state", "s", "--listen", "unix:/run/x.sock", "--listen", "127.0.0.1:9000", "--admin", "127.0.0.1:9100",
+    )  # fmt: skip
+    assert third == (
+        "--state", "s", "--listen", "unix:/run/x-3.sock", "--listen", "127.0.0.1:9002", "--admin", "127.0.0.1:9102",
+    )  # fmt: skip
