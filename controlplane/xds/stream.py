@@ -187,6 +187,7 @@ class Stream:
 
     def _meet(self, node: Node | None) -> None:
         if node is None or node == Node():
+            self.node = self.node or Node()  # who does not say who it is gets what everybody may have
             return
         if self.node is None:
             self.node = node

@@ -277,6 +277,14 @@ async def test_a_refused_listener_is_offered_to_a_client_that_comes_alone() -> N
             await until("nothing is kept back", lambda: plane.status().kept_back == ())
 
 
+async def test_a_client_without_a_name_is_served() -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port, connected(port, Variant.SOTW_EACH) as client:
+        client._node = None
+        await client.ask("CDS", "A")
+        assert names(await client.hear()) == ["A"]
+
+
 async def test_waiting_ends_with_the_last_ack() -> None:
     plane = await plane_with(CDS={"A": 1})
     async with serving(plane) as port, connected(port, Variant.DELTA_EACH) as client:
