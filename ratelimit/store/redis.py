@@ -23,14 +23,14 @@ from typing import Protocol, runtime_checkable
 from zlib import crc32
 
 import structlog
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ratelimit.core.budget import Blocked, Code, Take, Taken
 
 _log = structlog.get_logger("ratelimit.store")
 
 SCRIPT = files("ratelimit.store").joinpath("take.lua").read_bytes()
-DIGEST = sha1(SCRIPT, usedforsecurity=False).hexdigest()
+DIGEST = sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 PREFIX = b"causeway:rl:"
 CLUSTER_TAGS = 64
 MOST_PER_CALL = 256
@@ -52,6 +52,22 @@ class Commands(Protocol):
 
     async def execute_command(self, *args: object) -> object: ...
     async def aclose(self) -> None: ...
+
+
+class Line(Protocol):
+    """A connection of redis-py's."""
+
+    async def send_packed_command(self, command: bytes, check_health: bool = True) -> None: ...
+    async def read_response(self) -> object: ...
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+
+@runtime_checkable
+class Lines(Protocol):
+    """A connection pool of redis-py's; a Cluster client has none that is its own."""
+
+    async def get_connection(self) -> Line: ...
+    async def release(self, connection: Line) -> None: ...
 
 
 class Observer(Protocol):
@@ -89,6 +105,9 @@ class RedisStore:
         self._tags = [b"%b{%d}:" % (PREFIX, number) for number in range(tags)]
         self._queues = [_Queue(self, b"%bblocked" % tag) for tag in self._tags]
         self._probe: asyncio.Task[None] | None = None
+        pool = getattr(client, "connection_pool", None)
+        self._pool = pool if isinstance(pool, Lines) else None
+        self._idle: list[Line] = []
         self.is_open = False
 
     def take(self, takes: Sequence[Take]) -> asyncio.Future[list[Taken]]:
@@ -144,6 +163,7 @@ class RedisStore:
                 await self._probe
         for queue in self._queues:
             await queue.close()
+        await self._forget_lines()
         with suppress(RedisError, OSError):
             await self._client.aclose()
 
@@ -165,13 +185,41 @@ class RedisStore:
         now = b"%d" % int(self._clock()) if self._clock else b""
         began = time.perf_counter()
         try:
-            answer = await self._client.execute_command("EVALSHA", DIGEST, len(keys), *keys, packed, now)
+            answer = await self._execute(b"EVALSHA", DIGEST, b"%d" % len(keys), *keys, packed, now)
         except NoScriptError:  # after FLUSH, a restart, a failover
-            answer = await self._client.execute_command("EVAL", SCRIPT, len(keys), *keys, packed, now)
+            answer = await self._execute(b"EVAL", SCRIPT, b"%d" % len(keys), *keys, packed, now)
         self._observer.store_answered(time.perf_counter() - began, len(keys) - 1)
         if not isinstance(answer, bytes):
             raise RedisError(f"the script answered {type(answer).__name__}")
         return answer
+
+    async def _execute(self, *words: bytes) -> object:
+        """One command. Where there is one Redis, on a connection that is kept: the client's own way, through its pool,
+        retries and instruments, costs several times the round trip.
+        """
+        if self._pool is None:
+            return await self._client.execute_command(words[0].decode(), *words[1:])
+        line = self._idle.pop() if self._idle else await self._pool.get_connection()
+        try:
+            await line.send_packed_command(_packed(words), check_health=False)
+            answer = await line.read_response()
+        except ResponseError:  # Redis answered: the connection is in order
+            self._idle.append(line)
+            raise
+        except BaseException:  # also when it was given up: an answer that still comes must not meet the next question
+            await line.disconnect(nowait=True)
+            await self._pool.release(line)
+            raise
+        self._idle.append(line)
+        return answer
+
+    async def _forget_lines(self) -> None:
+        """Gives the kept connections back, closed: whoever answers next may be another Redis."""
+        idle, self._idle = self._idle, []
+        for line in idle:
+            await line.disconnect(nowait=True)
+            if self._pool is not None:
+                await self._pool.release(line)
 
     @property
     def timeout_s(self) -> float:
@@ -187,6 +235,7 @@ class RedisStore:
             raise StoreDownError(str(failure) or type(failure).__name__) from failure
 
     async def _look_for_store(self) -> None:
+        await self._forget_lines()
         while True:
             await asyncio.sleep(PROBE_S)
             try:
@@ -274,6 +323,11 @@ def _fail(batch: Sequence[tuple[_Asked, int]], failure: StoreDownError) -> None:
     for asked, _ in batch:
         if not asked.done.done():
             asked.done.set_exception(failure)
+
+
+def _packed(words: Sequence[bytes]) -> bytes:
+    """A command in RESP."""
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
 
 def _pairs(rows: object) -> list[tuple[bytes, float]]:
