@@ -271,7 +271,7 @@ PATHS = (
 
 
 def meanings(path: str) -> set[str]:
-    """What services of different minds make of a path: decoded up to twice, parameters cut off or not, dots resolved."""
+    """What services of different minds make of a path: decoded or not, parameters cut off or not, dots resolved."""
     plain = path.partition("?")[0].partition("#")[0]
     found = set()
     once = urllib.parse.unquote(plain, errors="replace")
