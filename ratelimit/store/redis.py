@@ -34,7 +34,7 @@ DIGEST = sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 PREFIX = b"causeway:rl:"
 CLUSTER_TAGS = 64
 MOST_PER_CALL = 256
-MOST_IN_FLIGHT = 4
+MOST_IN_FLIGHT = 2
 MOST_PENDING = 50_000
 PROBE_S = 0.1
 REPLICA_TTL_S = 5
