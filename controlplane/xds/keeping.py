@@ -18,6 +18,9 @@ from controlplane.snapshot import store
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.quarantine import Held
 
+DELAY_S = 0.3
+"""Clients first: what they wait for is not held up by the disk. Whoever dies in between reads the manifests again."""
+
 _log = structlog.get_logger("controlplane.keeping")
 
 
@@ -50,6 +53,7 @@ class Keeper:
     async def run(self) -> None:
         while True:
             await self._changed.wait()
+            await asyncio.sleep(DELAY_S)
             await self.keep()
 
     async def keep(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -107,16 +106,15 @@ def _write_for_ever(folder: Path) -> None:
 
 
 def test_kill_9_at_any_moment_leaves_a_readable_state(tmp_path: Path) -> None:
-    for number in range(8):
-        writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(tmp_path,), daemon=True)
-        writer.start()
+    code = "import sys, pathlib, tests.snapshot.test_store as t; t._write_for_ever(pathlib.Path(sys.argv[1]))"
+    for number in range(5):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
         until_sync("a file", (tmp_path / store.FILE_NAME).exists)
         until = time.monotonic() + 0.013 * number
         while time.monotonic() < until:
             pass
-        assert writer.pid is not None
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
+        writer.kill()
+        writer.wait()
         kept = store.read(tmp_path)
         assert kept.revision in {"a", "b"}
         assert len(kept.snapshot) == 2_000
