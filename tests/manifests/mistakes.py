@@ -229,6 +229,12 @@ TEXTS = [
     Mistake("a path with two slashes", _route("path: ⟦/a//b, service: orders"), "empty segment", 'write "/a/b"'),
     Mistake("a path with dots", _route("path: ⟦/a/../b, service: orders"), "dot segment"),
     Mistake(
+        "a path with an escaped letter",
+        _route("path: ⟦/sp%61ce%20x, service: orders"),
+        "escaped letter",
+        '"/space%20x"',
+    ),
+    Mistake(
         "a star for a part of a segment",
         _route('path: ⟦"/files/*.jpg", service: orders'),
         "whole segment",

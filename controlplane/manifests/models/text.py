@@ -30,6 +30,7 @@ METHODS = (
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()+,;=:@%]*")
+_ESCAPE = re.compile(r"%([0-7][0-9A-Fa-f])")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _LOOKS_AROUND = re.compile(r"(?<!\\)\(\?(=|!|<=|<!|>|#|\()|(?<!\\)(\\\\)*\\[1-9]")
 _NOT_RE2 = re.compile(r"(?<!\\)[*+?}]\+|(?<!\\)(\\\\)*\\Z")
@@ -82,6 +83,13 @@ def path_pattern(text: str) -> str:
             raise refuse(f"a path has no {mark}, found {shown(text)}", hint=why, code="path")
     if "//" in text:
         raise refuse(f"{shown(text)} has an empty segment", hint=f'write "{re.sub("/+", "/", text)}"', code="path")
+    plain = _ESCAPE.sub(_unescaped, text)
+    if plain != text:
+        raise refuse(
+            f"{shown(text)} has an escaped letter, digit or dash, which no request ever has after normalisation",
+            hint=f'write "{plain}"',
+            code="path",
+        )
     names: set[str] = set()
     segments = text[1:].split("/")
     for i, segment in enumerate(segments):
@@ -93,6 +101,11 @@ def path_pattern(text: str) -> str:
                 raise refuse(f'"{text}" names the parameter "{parameter}" twice', code="path")
             names.add(parameter)
     return text
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    character = chr(int(escape[1], 16))
+    return character if character.isalnum() or character == "-" else escape[0]
 
 
 def _segment(path: str, segment: str, *, is_last: bool) -> None:
