@@ -10,7 +10,6 @@ Specifications: RFC 7517 (JWK), 7518 section 6 (parameters), 7638 (thumbprint), 
 
 from __future__ import annotations
 
-import hmac
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping
@@ -18,11 +17,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from jwt.algorithms import Algorithm, get_default_algorithms
 
 from extauthz.core.strict import Json, base64url, json_object
 
@@ -36,10 +34,10 @@ ALGORITHMS: Final = (
     *SYMMETRIC, "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "ES256K", "EdDSA",
 )  # fmt: skip
 
-_HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
-    "256": hashes.SHA256(),
-    "384": hashes.SHA384(),
-    "512": hashes.SHA512(),
+# PyJWT checks signatures; what a token and a key must be is decided here and in `jws`. A key never meets another
+# algorithm than its own, and `none` is not among these.
+_VERIFIERS: Final[dict[str, Algorithm]] = {
+    name: verifier for name, verifier in get_default_algorithms().items() if name in ALGORITHMS
 }
 _CURVES: Final[dict[str, tuple[ec.EllipticCurve, str, int]]] = {
     "P-256": (ec.SECP256R1(), "ES256", 32),
@@ -286,10 +284,11 @@ def _symmetric(secret: bytes, algorithm: str, kid: str | None) -> Key:
     bits = algorithm[2:]
     if len(secret) * 8 < int(bits):
         raise KeyRefused(f"a secret for {algorithm} has at least {int(bits) // 8} bytes, found {len(secret)}")
-    name = f"sha{bits}"
+
+    verifier = _VERIFIERS[algorithm]
 
     def verify(signature: bytes, message: bytes) -> bool:
-        return hmac.compare_digest(hmac.digest(secret, message, name), signature)
+        return verifier.verify(message, secret, signature)
 
     return Key(kid=kid, algorithm=algorithm, thumbprint=_thumbprint(kty="oct", k=_encoded(secret)), verify=verify)
 
@@ -310,17 +309,10 @@ def _rsa(modulus: int, exponent: int, algorithm: str, kid: str | None) -> Key:
         public = rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError as error:
         raise KeyRefused("not an RSA public key") from error
-    hash_algorithm = _HASHES[algorithm[2:]]
-    scheme: padding.AsymmetricPadding = padding.PKCS1v15()
-    if algorithm.startswith("PS"):
-        scheme = padding.PSS(mgf=padding.MGF1(hash_algorithm), salt_length=hash_algorithm.digest_size)
+    verifier = _VERIFIERS[algorithm]
 
     def verify(signature: bytes, message: bytes) -> bool:
-        try:
-            public.verify(signature, message, scheme, hash_algorithm)
-        except InvalidSignature:
-            return False
-        return True
+        return verifier.verify(message, public, signature)
 
     thumbprint = _thumbprint(e=_encoded_integer(exponent), kty="RSA", n=_encoded_integer(modulus))
     return Key(kid=kid, algorithm=algorithm, thumbprint=thumbprint, verify=verify)
@@ -335,17 +327,12 @@ def _ec(curve: str, x: int, y: int, named: str | None, allowed: tuple[str, ...],
         public = ec.EllipticCurvePublicNumbers(x, y, parameters).public_key()
     except ValueError as error:
         raise KeyRefused(f"the point is not on {curve}") from error
-    scheme = ec.ECDSA(_HASHES["256" if curve == "secp256k1" else algorithm[2:]])
+    verifier = _VERIFIERS[algorithm]
 
     def verify(signature: bytes, message: bytes) -> bool:
         if len(signature) != 2 * width:  # RFC 7518, 3.4: the two integers at their full width
             return False
-        r, s = int.from_bytes(signature[:width], "big"), int.from_bytes(signature[width:], "big")
-        try:
-            public.verify(encode_dss_signature(r, s), message, scheme)
-        except InvalidSignature:
-            return False
-        return True
+        return verifier.verify(message, public, signature)
 
     thumbprint = _thumbprint(
         crv=curve, kty="EC", x=_encoded(x.to_bytes(width, "big")), y=_encoded(y.to_bytes(width, "big"))
@@ -364,12 +351,10 @@ def _okp(curve: str, raw: bytes, named: str | None, allowed: tuple[str, ...], ki
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyRefused(f"not a public key on {curve}") from error
 
+    verifier = _VERIFIERS[algorithm]
+
     def verify(signature: bytes, message: bytes) -> bool:
-        try:
-            public.verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
+        return verifier.verify(message, public, signature)
 
     thumbprint = _thumbprint(crv=curve, kty="OKP", x=_encoded(raw))
     return Key(kid=kid, algorithm=algorithm, thumbprint=thumbprint, verify=verify)
