@@ -68,14 +68,13 @@ def read(folder: Path) -> Kept:
 def encode(kept: Kept) -> bytes:
     blobs: list[bytes] = []
     rows: list[object] = []
-    index: dict[tuple[str, str, str], int] = {}
+    index: dict[int, int] = {}
 
     def number(resource: Resource) -> int:
-        key = (resource.type_url, resource.name, resource.version)
-        if key not in index:
-            index[key] = len(rows)
+        if id(resource) not in index:  # what snapshots share is the same object
+            index[id(resource)] = len(rows)
             rows.append(_row(resource, blobs))
-        return index[key]
+        return index[id(resource)]
 
     head = {
         "revision": kept.revision,
