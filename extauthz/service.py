@@ -28,7 +28,7 @@ from extauthz.core.request import Request, read
 from extauthz.core.revocations import Revocation, Revocations
 from extauthz.jwks import Fetch, KeyRing, static_key_sets
 from extauthz.metrics import Gauges, Metrics
-from extauthz.policy import MemoryRevocations, Policy, RedisRevocations
+from extauthz.policy import MemoryRevocations, Policy, RedisRevocations, RoutePolicy
 from extauthz.revocation import Store, StoreUnavailable, store_for
 
 GRPC_SERVICE: Final = "envoy.service.auth.v3.Authorization"
@@ -37,6 +37,10 @@ EXPIRE_EVERY_S: Final = 60.0
 
 _log = structlog.get_logger("extauthz")
 _EMPTY: Final = Policy()
+
+
+DEPARTURE_S: Final = 60.0
+"""How long a policy is known after the document has it no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,7 @@ class ExtAuthz:
         self._keys = KeyRing(self._keys_changed, fetch=fetch, folder=folder)
         self._secret = secrets.token_bytes(32)
         self._authorizer = Authorizer(_EMPTY, {}, self.revocations, secret=self._secret)
+        self._departed: dict[str, tuple[RoutePolicy, float]] = {}
         self._store: Store | None = None
         self._store_settings: MemoryRevocations | RedisRevocations | None = None
         self._following: asyncio.Task[None] | None = None
@@ -103,8 +108,21 @@ class ExtAuthz:
             self.revocations,
             secret=self._secret,
             cache_bytes=self._options.cache_bytes,
+            departed=self._departing(policy),
         )
         self.has_policy = True
+
+    def _departing(self, policy: Policy) -> dict[str, RoutePolicy]:
+        """Policies of earlier documents that routes may still name.
+
+        A document is in effect here before Envoy has the routes that go with it, so that no route names a policy that
+        is not there yet. For the same while there are routes whose policy is not there any more.
+        """
+        now = self._wall()
+        live = {name: one for name, one in self._departed.items() if one[1] > now}
+        live |= {name: (one, now + DEPARTURE_S) for name, one in self.policy.policies.items()}
+        self._departed = {name: one for name, one in live.items() if name not in policy.policies}
+        return {name: one for name, (one, _) in self._departed.items()}
 
     @property
     def policy(self) -> Policy:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from extauthz.core import api_keys, basic, conditions, jwt, responses, values
@@ -22,7 +23,7 @@ from extauthz.core.proof import Prover
 from extauthz.core.reasons import ALLOWED, REFUSALS, Refusal
 from extauthz.core.request import Request
 from extauthz.core.revocations import Revocations
-from extauthz.policy import FromClaim, FromField, Method, Policy
+from extauthz.policy import FromClaim, FromField, Method, Policy, RoutePolicy
 
 _BEARER: Final = b"bearer"
 _BASIC: Final = b"basic"
@@ -84,11 +85,15 @@ def _unheard(step: str) -> None:
     """The usual listener."""
 
 
+_NONE: Final[Mapping[str, RoutePolicy]] = MappingProxyType({})
+
+
 class Authorizer:
     """Decides under one policy document. Raises KeyRefused when the document's proof key does not fit.
 
     `keys` are the issuers' keys by the issuers' names, as far as they are known; `replace_keys` changes them. `secret`
-    is random and of this process.
+    is random and of this process. `departed` are policies that the document no longer has and that routes still name
+    which Envoy is about to replace.
     """
 
     def __init__(
@@ -99,13 +104,15 @@ class Authorizer:
         *,
         secret: bytes,
         cache_bytes: int = DEFAULT_BYTES,
+        departed: Mapping[str, RoutePolicy] = _NONE,
     ) -> None:
         self.policy = policy
         self.revocations = revocations
         self.revocations_available = True
         self.cache: Cache[Decision] = Cache(secret, limit_bytes=cache_bytes)
         self.api_key_header = policy.api_keys.header if policy.api_keys is not None else ""
-        self._routes = {name: conditions.prepare(name, one, policy.methods) for name, one in policy.policies.items()}
+        policies = {**departed, **policy.policies}
+        self._routes = {name: conditions.prepare(name, one, policy.methods) for name, one in policies.items()}
         self._issuers = {one.issuer: jwt.Issuer(name, one, keys.get(name)) for name, one in policy.issuers.items()}
         self._prover = Prover(policy.proof, policy.gateway) if policy.proof is not None else None
         self._anonymous: Entry[Decision] = Entry(Identity(method="jwt", user=""), None, 0, 0)

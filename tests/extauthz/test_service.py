@@ -21,7 +21,7 @@ from extauthz.core import responses
 from extauthz.core.revocations import Revocation
 from extauthz.policy import CONTEXT_POLICY_KEY, InlineKeys, Issuer, RemoteKeys, SharedSecret
 from extauthz.server import GRPC_SERVICE, serve
-from extauthz.service import ExtAuthz, Options
+from extauthz.service import DEPARTURE_S, ExtAuthz, Options
 from extauthz.settings import Settings
 from serving.address import TcpAddress, UnixAddress
 from serving.secret import Secret
@@ -310,3 +310,25 @@ def test_the_document_survives_a_round_trip_and_shows_no_secret() -> None:
     assert json.loads(policy.dump())
     assert "s" * 32 not in repr(policy)
     assert "pepper" not in repr(policy.api_keys).replace("peppers", "")
+
+
+async def test_a_policy_that_an_edit_took_away_is_known_for_the_while_in_which_routes_still_name_it(
+    tmp_path: Path,
+) -> None:
+    """Routes are switched after the document: until then Envoy goes on asking by the old name."""
+    now = [NOW]
+    service = ExtAuthz(fetch=no_fetch, folder=tmp_path, options=Options(log_every_allow=0), wall=lambda: now[0])
+    asked = message("old", authorization=f"Bearer {token()}")
+    async with service.running():
+        old, new = document(), document()
+        service.apply(old.model_copy(update={"policies": {"old": old.policies["required"]}}).dump())
+        before = CheckResponse.FromString(await check(service, asked))
+        service.apply(new.dump())
+        during = CheckResponse.FromString(await check(service, asked))
+        now[0] += DEPARTURE_S + 1
+        service.apply(new.model_copy(update={"gateway": "another"}).dump())
+        after = CheckResponse.FromString(await check(service, asked))
+    assert before.status.code == during.status.code == 0
+    assert before.HasField("ok_response")
+    assert during.HasField("ok_response")
+    assert after.denied_response.status.code == 503 or after.error_response.status.code == 503
