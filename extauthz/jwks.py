@@ -219,7 +219,8 @@ class RemoteKeySource:
                 await asyncio.sleep(max(0.0, min(due, earliest) - self._clock()))
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), min(left, self._until_stale_s()))
+                async with asyncio.timeout(min(left, self._until_stale_s())):
+                    await self._wanted.wait()
             self._expire()
 
     def _pause_s(self) -> float:

@@ -128,6 +128,7 @@ class Server:
         self.bound = tuple([self._bind(address) for address in addresses])
         await self.set_serving(serving)
         await self._grpc.start()
+        await asyncio.sleep(0)  # grpcio never ends a server that is stopped before its loop has run once
         _log.info("listening", addresses=[str(address) for address in self.bound], services=self._names)
         return self.bound
 

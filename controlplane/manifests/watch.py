@@ -154,8 +154,10 @@ class _Wakes:
         """Returns when something may have changed."""
         if self._events:
             await self._listen(included)
+        # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of what it waits for.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._moved.wait(), self._poll_s)
+            async with asyncio.timeout(self._poll_s):
+                await self._moved.wait()
         self._moved.clear()
 
     async def close(self) -> None:

@@ -123,7 +123,8 @@ class RedisStore:
     async def start(self) -> None:
         """Connects; a store that is down now is looked for in the background."""
         try:
-            await asyncio.wait_for(self._client.execute_command("PING"), 2)
+            async with asyncio.timeout(2):
+                await self._client.execute_command("PING")
         except (RedisError, OSError, TimeoutError) as failure:
             self.trip(failure)
 
@@ -230,7 +231,8 @@ class RedisStore:
 
     async def _admin(self, *args: object) -> object:
         try:
-            return await asyncio.wait_for(self._client.execute_command(*args), 1)
+            async with asyncio.timeout(1):
+                return await self._client.execute_command(*args)
         except (RedisError, OSError, TimeoutError) as failure:
             raise StoreDownError(str(failure) or type(failure).__name__) from failure
 
@@ -240,8 +242,8 @@ class RedisStore:
             await asyncio.sleep(PROBE_S)
             try:
                 # A write, so that a replica that was promoted too little, or a full disk, does not pass for health.
-                probe = self._client.execute_command("SET", PREFIX + b"{0}:probe", b"1", "EX", 10)
-                await asyncio.wait_for(probe, max(self._timeout_s, 0.5))
+                async with asyncio.timeout(max(self._timeout_s, 0.5)):
+                    await self._client.execute_command("SET", PREFIX + b"{0}:probe", b"1", "EX", 10)
             except (RedisError, OSError, TimeoutError):
                 continue
             self.is_open = False
