@@ -26,12 +26,12 @@ from watchfiles import awatch
 
 from controlplane.manifests.load import LARGEST_FOLDER, manifest_files
 
-QUIET_S = 0.05
+QUIET_S = 0.025
 MOST_CHECKS = 20
 YOUNG_S = 2.0  # a file changed so recently may change again within its time stamp's resolution
 
 _MISSING = b"missing"
-_DEVICE, _INODE = range(2)  # in a file's status
+_DEVICE, _INODE, _, _MODIFIED, _CHANGED = range(5)  # in a file's status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +118,18 @@ class _Look:
         digests = {str(path): self._digest(path) for path in (*files, *included)}
         self._known = {path: known for path, known in self._known.items() if path in digests}
         identities = {path: (known[0][_DEVICE], known[0][_INODE]) for path, known in self._known.items()}
-        self._replaced = {path for path, one in identities.items() if self._identities.get(path, one) != one}
+        self._replaced = {
+            path
+            for path, one in identities.items()
+            if (self._identities[path] != one if path in self._identities else self._came_whole(path))
+        }
         self._identities = identities
         return digests
+
+    def _came_whole(self, path: str) -> bool:
+        """Whether a file that is new here was written elsewhere: it was renamed after its last write (rename(2))."""
+        status = self._known[path][0]
+        return status[_CHANGED] > status[_MODIFIED]
 
     def _digest(self, path: Path) -> bytes:
         try:

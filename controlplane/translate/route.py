@@ -300,7 +300,11 @@ def _mirror(mirror: Mirror) -> route_v3.RouteActionRequestMirrorPolicy:
 
 
 def _retry(retry: RetryPolicy) -> route_v3.RetryPolicy:
-    methods = _method(retry.methods)
+    # One of these is enough. Comparisons: an expression would be compiled for every route of a table, at every change.
+    methods = [
+        route_v3.HeaderMatcher(name=":method", string_match=matcher.StringMatcher(exact=method))
+        for method in retry.methods
+    ]
     return route_v3.RetryPolicy(
         retry_on=",".join(retry.conditions),
         num_retries=retry.retries,
