@@ -123,7 +123,8 @@ class Process:
         if problems:
             for problem in problems:
                 _log.error("manifest problem", problem=problem)
-            _log.error("the edit is not served; what was served before goes on", problems=len(problems))
+            meanwhile = "what was served before goes on" if self.plane.snapshot is not None else "nothing is served yet"
+            _log.error(f"the edit is not served; {meanwhile}", problems=len(problems))
         else:
             _log.info("manifests read", outcome=outcome, took_ms=round(took * 1000))
         return self.reload
