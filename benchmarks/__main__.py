@@ -1,7 +1,8 @@
 """`python -m benchmarks [names]`: run the benchmarks and print one table of figures and ratios.
 
 A benchmark is a module in this folder with `run()`, plain or async, that returns `Result`s. The table goes to standard
-output, and with the machine's description to `benchmarks/results/<time>.json`.
+output, and with the machine's description to `benchmarks/results/<time>.json`; what grows with a size is drawn beside
+it, as `<time>.svg`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
+from benchmarks.plot import curves, svg
 from benchmarks.result import Result
 
 FOLDER = Path(__file__).parent
@@ -100,6 +102,8 @@ def _keep(results: dict[str, list[Result]]) -> None:
     rows = {name: [{**asdict(row), "ratio": row.ratio} for row in found] for name, found in results.items()}
     path = folder / time.strftime("%Y%m%dT%H%M%S.json")
     path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=2) + "\n")
+    if found := curves(row for some in results.values() for row in some):
+        path.with_suffix(".svg").write_text(svg(found))
 
 
 if __name__ == "__main__":

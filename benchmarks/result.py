@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One row. `reference` was measured in the same run; None where there is nothing fair to stand beside."""
+    """One row. `reference` was measured in the same run; None where there is nothing fair to stand beside.
+
+    Rows of one `curve` at several sizes are drawn as well.
+    """
 
     what: str
     measured: float
@@ -15,6 +18,8 @@ class Result:
     beside: str = ""
     reference: float | None = None
     note: str = ""
+    curve: str = ""
+    size: float | None = None
 
     @property
     def ratio(self) -> float | None:

@@ -101,7 +101,14 @@ async def _propagation(count: int, origin: Origin) -> list[Result]:
         name = f"saved file to first answer, among {count:,} routes"
         note = f"{load.total:,} requests meanwhile, {sum(load.failures.values())} failed"
         return [
-            Result(what=f"{name}, mean", measured=statistics.mean(took) * 1000, unit="ms", note=note),
+            Result(
+                what=f"{name}, mean",
+                measured=statistics.mean(took) * 1000,
+                unit="ms",
+                note=note,
+                curve="saved file to first answer, by routes",
+                size=count,
+            ),
             Result(what=f"{name}, max", measured=max(took) * 1000, unit="ms"),
         ]
 
@@ -186,6 +193,8 @@ async def _fan_out(count: int) -> list[Result]:
             what=f"one edit to {count:,} clients, to the last ACK",
             measured=statistics.mean(took) * 1000,
             unit="ms",
+            curve="one edit to the last ACK, by clients",
+            size=count,
             note=f"max {max(took) * 1000:.0f} ms; {sent / count:,.0f} bytes a client; "
             f"{misses} responses encoded, {hits:,} shared",
         ),
@@ -195,7 +204,13 @@ async def _fan_out(count: int) -> list[Result]:
             unit="s",
             note=f"{CLUSTERS} clusters each; the clients' own start included",
         ),
-        Result(what=f"memory per client, of {count:,}", measured=memory / 1024, unit="KiB"),
+        Result(
+            what=f"memory per client, of {count:,}",
+            measured=memory / 1024,
+            unit="KiB",
+            curve="memory per client, by clients",
+            size=count,
+        ),
     ]
 
 
