@@ -31,7 +31,14 @@ def manifest(origin: Origin) -> dict[str, object]:
 
 async def test_routes_services_circuits_and_clients_are_shown(gateway: Gateway, origin: Origin) -> None:
     await gateway.apply(manifest(origin))
-    shown = await status(gateway)
+
+    async def with_services() -> subprocess.CompletedProcess[str] | None:
+        """Envoy is asked about its services once a second."""
+        shown = await status(gateway)
+        return shown if "orders" in shown.stdout else None
+
+    shown = await until("the services shown", with_services)
+    assert shown is not None
     assert shown.returncode == 0, shown.stderr
     assert "1 routes" in shown.stdout
     for word in ("orders", "CLOSED", "envoy-under-test", "synced"):
@@ -45,8 +52,9 @@ async def test_an_open_circuit_is_shown_with_the_time_until_its_retest(gateway: 
         await gateway.request("GET", "/")
 
     async def is_open() -> bool:
-        (service,) = json.loads((await status(gateway, "--json")).stdout)["services"]
-        circuit = service["circuit"]
+        services = json.loads((await status(gateway, "--json")).stdout)["services"]
+        circuits = {one["name"]: one["circuit"] for one in services}
+        circuit = circuits.get("orders", {"state": "not seen yet"})
         return circuit["state"] == "OPEN" and 0 < circuit["retest_in_s"] <= 60
 
     await until("the open circuit", is_open)
