@@ -51,9 +51,9 @@ docs: $(RUN)
 
 # Needs uv. The locks hold hashes and no index address.
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--extra embedded --group build pyproject.toml -o requirements/runtime.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--extra embedded --group build --group dev -c requirements/runtime.lock pyproject.toml -o requirements/dev.lock
 
 clean:

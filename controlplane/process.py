@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from controlplane.ir.names import service_of
 from controlplane.manifests.load import Memory, Refused
 from controlplane.manifests.watch import watch
 from controlplane.observe.observer import Observer, as_json
@@ -163,7 +164,7 @@ class Process:
         if outcome is not Outcome.HELD:
             self._built = built
             self.observer.open_for_s = {
-                cluster.name.removeprefix("service/"): cluster.outliers.ejection_ms / 1000
+                service_of(cluster.name): cluster.outliers.ejection_ms / 1000
                 for cluster in built.gateway.clusters
                 if cluster.outliers is not None
             }

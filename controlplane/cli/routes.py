@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 import typer
 
 from controlplane.cli.folder import AsJson, Folder, built
+from controlplane.ir.names import service_of
 
 if TYPE_CHECKING:
     from controlplane.ir.gateway import Gateway
@@ -105,7 +106,7 @@ def _target(action: Action) -> str:
 
     match action:
         case Forward(clusters=clusters):
-            names = [cluster.cluster.removeprefix("service/") for cluster in clusters]
+            names = [service_of(cluster.cluster) for cluster in clusters]
             if len(clusters) == 1:
                 return names[0]
             total = sum(cluster.weight for cluster in clusters) or 1

@@ -13,14 +13,22 @@ EXTAUTHZ_CLUSTER = ClusterName("causeway.extauthz")
 RATELIMIT_CLUSTER = ClusterName("causeway.ratelimit")
 
 
+_SERVICE = "service/"
+
+
 def service_cluster(service: str) -> ClusterName:
     """The cluster of a service. The prefix keeps users' names apart from the gateway's own."""
-    return ClusterName(f"service/{service}")
+    return ClusterName(_SERVICE + service)
 
 
-def service_of(cluster: ClusterName) -> str:
+def is_service(cluster: str) -> bool:
+    """Whether a cluster is a user's service, not one of the gateway's own."""
+    return cluster.startswith(_SERVICE)
+
+
+def service_of(cluster: str) -> str:
     """The service whose cluster this is."""
-    return cluster.removeprefix("service/")
+    return cluster.removeprefix(_SERVICE)
 
 
 def proxyless_cluster(cluster: ClusterName) -> ClusterName:

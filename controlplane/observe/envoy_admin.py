@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import aiohttp
 
+from controlplane.ir.names import is_service, service_of
 from controlplane.observe.circuits import EndpointSeen
 from serving.address import Address, UnixAddress
 
-_PREFIX = "service/"
 _TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
@@ -53,8 +53,8 @@ def services_of(clusters: Mapping[str, object]) -> dict[str, tuple[EndpointSeen,
     statuses = clusters.get("cluster_statuses", [])
     for status in statuses if isinstance(statuses, list) else []:
         name = str(status.get("name", ""))
-        if name.startswith(_PREFIX):
-            found[name.removeprefix(_PREFIX)] = tuple(map(_endpoint, status.get("host_statuses", [])))
+        if is_service(name):
+            found[service_of(name)] = tuple(map(_endpoint, status.get("host_statuses", [])))
     return found
 
 

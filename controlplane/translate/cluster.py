@@ -29,14 +29,13 @@ from controlplane.ir.cluster import Cluster, Connections, HealthCheck, OutlierDe
 from controlplane.snapshot.resource import CLUSTER, Resource, whole
 from controlplane.translate.encode import encode, packed
 from controlplane.translate.endpoint import assignment, load_assignment
+from controlplane.translate.values import BUFFER_BYTES, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, duration
 
 _MEMO = 16_384
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 """The system's roots on the machine Envoy runs on, where Debian and Envoy's own images keep them. Envoy takes
 `system_root_certs` from gRPC clients only, and refuses to check names without roots."""
-_BUFFER_BYTES = 32 * 1024  # per connection, as Envoy's edge guide says
-_H2_STREAM_WINDOW, _H2_CONNECTION_WINDOW = 64 * 1024, 1024 * 1024
 
 
 def cluster_resources(cluster: Cluster) -> tuple[Resource, ...]:
@@ -67,8 +66,8 @@ def _encoded(cluster: Cluster) -> bytes:
             load_assignment=None
             if is_eds
             else assignment(cluster.name, cluster.endpoints, cluster.failover_overprovisioning_percent),
-            connect_timeout=_duration(cluster.connections.connect_timeout_ms),
-            per_connection_buffer_limit_bytes=_BUFFER_BYTES,
+            connect_timeout=duration(cluster.connections.connect_timeout_ms),
+            per_connection_buffer_limit_bytes=BUFFER_BYTES,
             lb_policy=_LB_POLICIES[cluster.load_balancing.policy],
             common_lb_config=cluster_v3.ClusterCommonLbConfig(
                 healthy_panic_threshold=type_v3.Percent(value=0),
@@ -106,7 +105,7 @@ _DNS_FAMILIES = {
 def _dns(cluster: Cluster) -> cluster_v3.ClusterCustomClusterType:
     """Strict DNS: every address of a name is an endpoint of its own."""
     config = dns_cluster_v3.DnsCluster(
-        dns_refresh_rate=_duration(cluster.dns_refresh_ms) if cluster.dns_refresh_ms is not None else None,
+        dns_refresh_rate=duration(cluster.dns_refresh_ms) if cluster.dns_refresh_ms is not None else None,
         respect_dns_ttl=cluster.dns_refresh_ms is None,
         dns_lookup_family=_DNS_FAMILIES[cluster.dns_family],
     )
@@ -133,10 +132,10 @@ def _circuit_breakers(thresholds: Thresholds) -> cluster_v3.CircuitBreakers:
 def _outlier_detection(outliers: OutlierDetection) -> cluster_v3.OutlierDetection:
     by_count, by_rate = outliers.consecutive_failures, outliers.failure_percent
     return cluster_v3.OutlierDetection(
-        interval=_duration(outliers.interval_ms),
-        base_ejection_time=_duration(outliers.ejection_ms),
-        max_ejection_time=_duration(outliers.ejection_ms),
-        max_ejection_time_jitter=_duration(0),
+        interval=duration(outliers.interval_ms),
+        base_ejection_time=duration(outliers.ejection_ms),
+        max_ejection_time=duration(outliers.ejection_ms),
+        max_ejection_time_jitter=duration(0),
         max_ejection_percent=outliers.max_ejection_percent,
         consecutive_5xx=by_count if by_count is not None else 5,
         enforcing_consecutive_5xx=100 if by_count is not None else 0,
@@ -152,12 +151,12 @@ def _outlier_detection(outliers: OutlierDetection) -> cluster_v3.OutlierDetectio
 
 def _health_check(check: HealthCheck) -> core.HealthCheck:
     built = core.HealthCheck(
-        timeout=_duration(check.timeout_ms),
-        interval=_duration(check.interval_ms),
-        no_traffic_interval=_duration(check.interval_ms),
+        timeout=duration(check.timeout_ms),
+        interval=duration(check.interval_ms),
+        no_traffic_interval=duration(check.interval_ms),
         unhealthy_threshold=check.unhealthy_threshold,
         healthy_threshold=check.healthy_threshold,
-        initial_jitter=_duration(min(check.interval_ms, 1_000)),
+        initial_jitter=duration(min(check.interval_ms, 1_000)),
         interval_jitter_percent=10,
         reuse_connection=True,
     )
@@ -213,12 +212,12 @@ def _inline(text: str) -> core.DataSource:
 def _http_options(cluster: Cluster) -> AnyMessage:
     http2 = core.Http2ProtocolOptions(
         max_concurrent_streams=cluster.connections.max_concurrent_streams or 100,
-        initial_stream_window_size=_H2_STREAM_WINDOW,
-        initial_connection_window_size=_H2_CONNECTION_WINDOW,
+        initial_stream_window_size=H2_STREAM_WINDOW,
+        initial_connection_window_size=H2_CONNECTION_WINDOW,
     )
     options = http_v3.HttpProtocolOptions(
         common_http_protocol_options=core.HttpProtocolOptions(
-            idle_timeout=_duration(cluster.connections.idle_timeout_ms)
+            idle_timeout=duration(cluster.connections.idle_timeout_ms)
             if cluster.connections.idle_timeout_ms is not None
             else None,
             max_requests_per_connection=cluster.connections.max_requests_per_connection,
@@ -252,7 +251,3 @@ def _connection_options(connections: Connections) -> cluster_v3.UpstreamConnecti
             keepalive_time=connections.tcp_keepalive_s, keepalive_interval=connections.tcp_keepalive_s
         )
     )
-
-
-def _duration(ms: int) -> timedelta:
-    return timedelta(milliseconds=ms)

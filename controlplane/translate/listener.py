@@ -22,9 +22,8 @@ from controlplane.translate.encode import encode, packed
 from controlplane.translate.http_filters.chain import HTTP_FILTERS
 from controlplane.translate.http_filters.early_headers import early_header_mutations
 from controlplane.translate.local_reply import local_reply_config
+from controlplane.translate.values import BUFFER_BYTES, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, duration
 
-_BUFFER_BYTES = 32 * 1024
-_H2_STREAM_WINDOW, _H2_CONNECTION_WINDOW = 64 * 1024, 1024 * 1024
 _H2_STREAMS = 100
 
 
@@ -50,7 +49,7 @@ def listener_resource(listener: Listener, gateway: Gateway) -> Resource:
         ]
         if listener.certificate
         else [],
-        per_connection_buffer_limit_bytes=_BUFFER_BYTES,
+        per_connection_buffer_limit_bytes=BUFFER_BYTES,
         traffic_direction=core.TrafficDirection.INBOUND,
     )
     return whole(LISTENER, listener.name, encode(built), *((listener.origin,) if listener.origin else ()))
@@ -112,12 +111,12 @@ def _connection_manager(listener: Listener, gateway: Gateway) -> hcm_v3.HttpConn
         strip_trailing_host_dot=True,
         # Bounds on what a stranger may send, and how long it may take.
         max_request_headers_kb=edge.max_header_kib,
-        request_headers_timeout=_duration(edge.request_headers_timeout_ms),
-        request_timeout=_duration(edge.stream_idle_timeout_ms),
-        stream_idle_timeout=_duration(edge.stream_idle_timeout_ms),
-        drain_timeout=_duration(edge.drain_timeout_ms),
+        request_headers_timeout=duration(edge.request_headers_timeout_ms),
+        request_timeout=duration(edge.stream_idle_timeout_ms),
+        stream_idle_timeout=duration(edge.stream_idle_timeout_ms),
+        drain_timeout=duration(edge.drain_timeout_ms),
         common_http_protocol_options=core.HttpProtocolOptions(
-            idle_timeout=_duration(edge.idle_timeout_ms),
+            idle_timeout=duration(edge.idle_timeout_ms),
             max_headers_count=edge.max_headers,
             headers_with_underscores_action=_UNDERSCORES[edge.headers_with_underscores],
         ),
@@ -126,8 +125,8 @@ def _connection_manager(listener: Listener, gateway: Gateway) -> hcm_v3.HttpConn
         ),
         http2_protocol_options=core.Http2ProtocolOptions(
             max_concurrent_streams=_H2_STREAMS,
-            initial_stream_window_size=_H2_STREAM_WINDOW,
-            initial_connection_window_size=_H2_CONNECTION_WINDOW,
+            initial_stream_window_size=H2_STREAM_WINDOW,
+            initial_connection_window_size=H2_CONNECTION_WINDOW,
             override_stream_error_on_invalid_http_message=False,
         ),
         stream_error_on_invalid_http_message=False,
@@ -160,7 +159,3 @@ def _tls(certificate: Certificate) -> core.TransportSocket:
         )
     )
     return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
-
-
-def _duration(ms: int) -> timedelta:
-    return timedelta(milliseconds=ms)

@@ -7,7 +7,6 @@ are parts: each can be replaced when Envoy rejects it, and each carries a fallba
 
 from __future__ import annotations
 
-from datetime import timedelta
 from functools import lru_cache
 from typing import assert_never
 
@@ -44,6 +43,7 @@ from controlplane.translate.encode import encode
 from controlplane.translate.header_value import literal
 from controlplane.translate.http_filters.chain import HTTP_FILTERS
 from controlplane.translate.local_reply import error_body
+from controlplane.translate.values import duration
 
 # Field numbers of envoy.config.route.v3 where a message is put together from encoded parts.
 _ROUTE_CONFIGURATION_VIRTUAL_HOSTS = 2
@@ -258,8 +258,8 @@ def _action(action: Action) -> bytes:
 
 def _forward(action: Forward) -> route_v3.RouteAction:
     built = route_v3.RouteAction(
-        timeout=_duration(action.timeout_ms or 0),
-        idle_timeout=_duration(action.idle_timeout_ms) if action.idle_timeout_ms is not None else None,
+        timeout=duration(action.timeout_ms or 0),
+        idle_timeout=duration(action.idle_timeout_ms) if action.idle_timeout_ms is not None else None,
         retry_policy=_retry(action.retry) if action.retry else None,
         regex_rewrite=_rewrite(action.path_rewrite) if action.path_rewrite else None,
         hash_policy=list(map(_hash_policy, action.hash_keys)),
@@ -310,9 +310,9 @@ def _retry(retry: RetryPolicy) -> route_v3.RetryPolicy:
         num_retries=retry.retries,
         retriable_status_codes=list(retry.statuses),
         retriable_request_headers=methods,
-        per_try_timeout=_duration(retry.per_try_timeout_ms) if retry.per_try_timeout_ms is not None else None,
+        per_try_timeout=duration(retry.per_try_timeout_ms) if retry.per_try_timeout_ms is not None else None,
         retry_back_off=route_v3.RetryPolicyRetryBackOff(
-            base_interval=_duration(retry.backoff_base_ms), max_interval=_duration(retry.backoff_max_ms)
+            base_interval=duration(retry.backoff_base_ms), max_interval=duration(retry.backoff_max_ms)
         ),
         retry_host_predicate=[
             route_v3.RetryPolicyRetryHostPredicate(
@@ -347,7 +347,7 @@ def _hash_policy(key: HashKey) -> route_v3.RouteActionHashPolicy:
                 cookie=route_v3.RouteActionHashPolicyCookie(
                     name=key.name,
                     path="/",
-                    ttl=_duration(key.cookie_ttl_ms) if key.cookie_ttl_ms is not None else None,
+                    ttl=duration(key.cookie_ttl_ms) if key.cookie_ttl_ms is not None else None,
                 )
             )
         case _:
@@ -406,7 +406,3 @@ def _filters(route: Route) -> bytes:
         http_filter.name: setting for http_filter in HTTP_FILTERS if (setting := http_filter.route(route)) is not None
     }
     return encode(route_v3.Route(typed_per_filter_config=settings)) if settings else b""
-
-
-def _duration(ms: int) -> timedelta:
-    return timedelta(milliseconds=ms)

@@ -18,8 +18,6 @@ from controlplane.xds.protocol import DeltaRequest, ProtocolError, SotwRequest, 
 from controlplane.xds.stream import Stream
 from serving.server import Call
 
-IDLE_BEFORE_NODE_S = 30.0
-
 
 class Owner(Protocol):
     """What a session tells the control plane it belongs to."""

@@ -123,10 +123,6 @@ class Authorizer:
         one = self.policy.issuers[issuer]
         self._issuers[one.issuer] = jwt.Issuer(issuer, one, keys)
 
-    def keys_of(self, issuer: str) -> KeySet | None:
-        """The keys that count for an issuer, by its name."""
-        return self._issuers[self.policy.issuers[issuer].issuer].keys
-
     def decide(
         self, request: Request, now: float, *, password: bool | None = None, note: Note = _unheard
     ) -> Decision | PasswordNeeded:

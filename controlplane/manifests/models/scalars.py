@@ -42,6 +42,14 @@ _WINDOW_MS = {
 }
 
 
+def _scaled(whole: str, fraction: str | None, scale: int) -> tuple[int, int]:
+    """`whole.fraction` times `scale`: the whole part, and what is left over where it is not whole."""
+    if not fraction:
+        return int(whole) * scale, 0
+    part, rest = divmod(int(fraction) * scale, 10 ** len(fraction))
+    return int(whole) * scale + part, rest
+
+
 def shown(value: object) -> str:
     """A value as a user wrote it, for messages: text in quotes, the rest bare."""
     match value:
@@ -126,11 +134,7 @@ class Duration(Written, int):
                 hint=f'write "{whole}{_UNIT_ALIASES.get(unit.lower(), "s")}"',
                 code="duration",
             )
-        scale = _UNIT_MS[unit]
-        ms, rest = int(whole) * scale, 0
-        if fraction:
-            part, rest = divmod(int(fraction) * scale, 10 ** len(fraction))
-            ms += part
+        ms, rest = _scaled(whole, fraction, _UNIT_MS[unit])
         if rest:
             raise refuse(f'"{text}" is not a whole number of milliseconds', code="duration")
         if ms == 0:
@@ -259,11 +263,7 @@ class Size(Written, int):
                 hint=f'write "{whole}{near.get(unit.lower(), "MB")}"',
                 code="size",
             )
-        scale = _UNIT_BYTES[unit]
-        size, rest = int(whole) * scale, 0
-        if fraction:
-            part, rest = divmod(int(fraction) * scale, 10 ** len(fraction))
-            size += part
+        size, rest = _scaled(whole, fraction, _UNIT_BYTES[unit])
         if rest:
             raise refuse(f'"{text}" is not a whole number of bytes', code="size")
         if size > LARGEST_BYTES:
