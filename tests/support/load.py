@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tests.support.client import Address, read_response
 from tests.support.waiting import until
-from tests.support.wire import encode
+from tests.support.wire import Headers, encode
 
 _GRACE_S = 10.0
 
@@ -35,14 +36,16 @@ class Load:
         self.first_failures: list[str] = []
         self.slowest_s = 0.0
         self._address = address
-        self._messages = [encode(f"GET {path} HTTP/1.1", (("host", host), *headers)) for path in paths]
+        self._host = host
+        self._paths = itertools.cycle(paths)
+        self._headers = headers
         self._connections = connections
         self._outcome = outcome
         self._ending = False
         self._workers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Load:
-        self._workers = [asyncio.create_task(self._work(number)) for number in range(self._connections)]
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._connections)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,8 +74,14 @@ class Load:
         if len(self.first_failures) < 20:
             self.first_failures.append(text)
 
-    async def _work(self, number: int) -> None:
-        at = number
+    def _answered(self, status: int, headers: Headers, body: bytes) -> None:
+        outcome = self._outcome(status, body)
+        if outcome == "200":
+            self.outcomes["200"] += 1
+        else:
+            self._fail(outcome, f"{status} {dict(headers)} {body[:300]!r}")
+
+    async def _work(self) -> None:
         while not self._ending:
             try:
                 reader, writer = await self._address.connect()
@@ -81,21 +90,19 @@ class Load:
                 await asyncio.sleep(0.01)
                 continue
             try:
-                while not self._ending:
-                    message = self._messages[at % len(self._messages)]
-                    at += 1
-                    started = time.monotonic()
-                    writer.write(message)
-                    response = await read_response(reader)
-                    self.slowest_s = max(self.slowest_s, time.monotonic() - started)
-                    outcome = self._outcome(response.status, response.body)
-                    if outcome == "200":
-                        self.outcomes["200"] += 1
-                    else:
-                        self._fail(outcome, f"{response.status} {dict(response.headers)} {response.body[:300]!r}")
-                    if response.header("connection") == "close":
-                        break
+                await self._converse(reader, writer)
             except (OSError, asyncio.IncompleteReadError) as error:
-                self._fail(type(error).__name__, f"{message[:60]!r}: {error}")
+                self._fail(type(error).__name__, f"on an open connection: {error}")
             finally:
                 writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Requests one after another until the gateway closes the connection, or the end."""
+        while not self._ending:
+            started = time.monotonic()
+            writer.write(encode(f"GET {next(self._paths)} HTTP/1.1", (("host", self._host), *self._headers)))
+            response = await read_response(reader)
+            self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+            self._answered(response.status, response.headers, response.body)
+            if response.header("connection") == "close":
+                return
