@@ -115,7 +115,9 @@ async def test_edits_in_a_row_end_with_the_last(gateway: Gateway) -> None:
     await _answers(gateway, "29")
 
 
-@pytest.mark.parametrize("kind", ["the service goes", "the route goes", "the port goes"])
+@pytest.mark.parametrize(
+    "kind", ["the service goes", "the route goes", "the port goes", "what holds for the whole port changes"]
+)
 async def test_a_request_in_flight_is_answered_though_its_way_is_gone(
     gateway: Gateway, origin: Origin, kind: str
 ) -> None:
@@ -127,6 +129,7 @@ async def test_a_request_in_flight_is_answered_though_its_way_is_gone(
             **manifest("after"),
             "gateway": {"listeners": [{"port": free_port(), "address": "127.0.0.1"}]},
         },
+        "what holds for the whole port changes": {**before, "gateway": {"clients": {"max_headers": 50}}},
     }
     await gateway.apply(before)
     hold = Hold(then=Answer(body=b"in time"))

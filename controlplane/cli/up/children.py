@@ -73,7 +73,6 @@ def children(plan: Plan, envoy_file: Path) -> tuple[Child, ...]:
             *ENVOY_ARGUMENTS,
             "--disable-hot-restart",  # no shared memory is left behind
             *("--concurrency", str(plan.concurrency)),
-            *("--drain-time-s", "1"),
             *("--log-level", "warning"),
         ),
         environ=plan.environ,

@@ -68,10 +68,10 @@ class EnvoyAdmin:
         return tuple(found)
 
     async def drain(self, *, most_s: float) -> None:
-        """Refuses new work politely and waits until nothing is in flight, `most_s` at the most."""
+        """Takes no new connections, has the open ones close, and waits until nothing is in flight, `most_s` at most."""
         if await self._ask("POST", "/healthcheck/fail") is None:
             return
-        await self._ask("POST", "/drain_listeners", graceful="", skip_exit="")
+        await self._ask("POST", "/drain_listeners")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 while await self._active_requests():  # noqa: ASYNC110  # Envoy tells nobody when it has finished
