@@ -9,10 +9,15 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
 from tests.support.redis import Redis
+
+# How long an example takes says something of the machine, nothing of the code.
+settings.register_profile("causeway", deadline=None)
+settings.load_profile("causeway")
 
 
 def pytest_configure() -> None:

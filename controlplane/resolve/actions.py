@@ -224,9 +224,9 @@ def cross_origin(route: written.Route, gateway: Gateway) -> ir.CrossOrigin | Non
 
 
 def body_limit(route: written.Route, targets: tuple[Service, ...], gateway: Gateway) -> int | None:
-    """None where a body is a stream that must not be held back: gRPC and WebSocket."""
+    """None where a body is a stream that must not be held back: gRPC, WebSocket, and where `none` is written."""
     if route.websocket or any(service.protocol == "grpc" for service in targets):
         return None
     first = next(iter(targets), None)
     limit = _nearest(route.body_limit, first.body_limit if first else None, gateway.defaults.body_limit)
-    return limit.bytes
+    return None if limit.is_none else limit.bytes

@@ -44,12 +44,21 @@ class Part:
 
     `fallback` stands in when `body` is rejected and no earlier accepted form exists: for a route, the same match
     answered 503, because leaving a route out would hand its paths to a more general route with weaker rules.
+
+    `alone` is the same thing saying everything itself, where `body` leaves something to the fields around it: it means
+    the same inside any later form of the resource.
     """
 
     key: str
     body: bytes
+    alone: bytes = b""
     fallback: bytes = b""
     origin: Origin | None = None
+
+    @property
+    def kept(self) -> bytes:
+        """What to keep of it when the resource around it changes."""
+        return self.alone or self.body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from controlplane.origin import Origin
 from controlplane.snapshot.resource import Audience, Nested, Node, Part, Resource
 from controlplane.snapshot.snapshot import Snapshot
 
-_FORMAT = b"causeway-snapshot 1"
+_FORMAT = b"causeway-snapshot 2"
+_READABLE = (_FORMAT, b"causeway-snapshot 1")
 FILE_NAME = "last-known-good"
 
 
@@ -93,7 +94,7 @@ def decode(content: bytes) -> Kept:
     """Raises UnreadableStateError."""
     first, _, body = content.partition(b"\n")
     form, _, checksum = first.rpartition(b" ")
-    if form != _FORMAT:
+    if form not in _READABLE:
         raise UnreadableStateError("not a file of this format")
     if checksum != _checksum(body):
         raise UnreadableStateError("checksum differs: the file is damaged")
@@ -150,8 +151,9 @@ def _node(node: Node, blobs: list[bytes]) -> object:
             blobs.append(node)
             return len(node)
         case Part():
-            blobs.extend((node.body, node.fallback))
-            return [node.key, len(node.body), len(node.fallback), _place(node.origin) if node.origin else None]
+            blobs.extend((node.body, node.alone, node.fallback))
+            place = _place(node.origin) if node.origin else None
+            return [node.key, len(node.body), len(node.alone), len(node.fallback), place]
         case Nested():
             return {"field": node.field, "children": [_node(child, blobs) for child in node.children]}
 
@@ -178,9 +180,21 @@ def _read_node(node: object, reader: _Reader) -> Node:
     match node:
         case int():
             return reader.take(node)
-        case [str(key), int(length), int(fallback), place]:
-            body, instead = reader.take(length), reader.take(fallback)
-            return Part(key=key, body=body, fallback=instead, origin=_origin(place) if place else None)
+        case [str(key), int(body), int(alone), int(fallback), place]:
+            return Part(
+                key=key,
+                body=reader.take(body),
+                alone=reader.take(alone),
+                fallback=reader.take(fallback),
+                origin=_origin(place) if place else None,
+            )
+        case [str(key), int(body), int(fallback), place]:  # as written by format 1
+            return Part(
+                key=key,
+                body=reader.take(body),
+                fallback=reader.take(fallback),
+                origin=_origin(place) if place else None,
+            )
         case {"field": int(number), "children": list(children)}:
             return Nested(field=number, children=tuple(_read_node(child, reader) for child in children))
         case _:

@@ -162,7 +162,7 @@ def _kept_back(resource: Resource, snapshot: Snapshot, accepted: Snapshot) -> Re
             continue
         earlier = old.get(part.key)
         is_usable = earlier is not None and earlier[0].body != part.body and _resolves(earlier[1], snapshot)
-        bodies[part.key] = earlier[0].body if earlier is not None and is_usable else part.fallback
+        bodies[part.key] = earlier[0].kept if earlier is not None and is_usable else part.fallback
     repaired = resource.replacing(bodies) if bodies else resource
     if _resolves(references(repaired), snapshot):
         return repaired

@@ -71,15 +71,15 @@ class PartTrial:
     guilty: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     is_concluded: bool = False
-    _old: dict[str, bytes] = field(default_factory=dict)
+    _old: dict[str, Part] = field(default_factory=dict)
     _waiting: deque[tuple[Part, ...]] = field(default_factory=deque)
     _trying: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         self.rejected.add(self.target.version)
         if self.accepted is not None:
-            self._old = {part.key: part.body for part in self.accepted.parts}
-        changed = tuple(part for part in self.target.parts if self._old.get(part.key) != part.body)
+            self._old = {part.key: part for part in self.accepted.parts}
+        changed = tuple(part for part in self.target.parts if not self._has(part))
         if len(changed) == 1:
             self._blame(changed[0])
         elif changed:
@@ -123,10 +123,20 @@ class PartTrial:
         return tuple(part for part in self.target.parts if part.key in self.guilty)
 
     def _blame(self, part: Part) -> None:
-        self.guilty[part.key] = self._old.get(part.key) or part.fallback
+        self.guilty[part.key] = self._accepted_form(part) or part.fallback
         self.texts[part.key] = self.text
 
     def _while_waiting(self, part: Part) -> bytes:
         if self.accepted is None:
             return part.fallback
-        return self._old.get(part.key, b"")
+        return self._accepted_form(part)
+
+    def _has(self, part: Part) -> bool:
+        """Whether the client accepted it as it is."""
+        old = self._old.get(part.key)
+        return old is not None and old.body == part.body
+
+    def _accepted_form(self, part: Part) -> bytes:
+        """As the client accepted it last; nothing if it never did."""
+        old = self._old.get(part.key)
+        return old.kept if old is not None else b""

@@ -21,9 +21,13 @@ from tests.support.waiting import until_sync
 
 origins = st.builds(Origin, file=st.text(max_size=10), line=st.integers(1, 999), column=st.integers(1, 99))
 parts = st.builds(
-    Part, key=st.text(max_size=5), body=st.binary(max_size=9), fallback=st.binary(max_size=9),
+    Part,
+    key=st.text(max_size=5),
+    body=st.binary(max_size=9),
+    alone=st.binary(max_size=9),
+    fallback=st.binary(max_size=9),
     origin=st.none() | origins,
-)  # fmt: skip
+)
 nodes = st.recursive(
     st.binary(max_size=9) | parts,
     lambda inner: st.builds(Nested, field=st.integers(1, 20), children=st.lists(inner, max_size=3).map(tuple)),
@@ -51,6 +55,16 @@ def test_what_is_written_comes_back(snapshot: Snapshot, variant: Snapshot, revis
     assert back.snapshot.version == snapshot.version
 
 
+def test_a_file_of_the_first_format_is_read() -> None:
+    """Its parts said everything themselves."""
+    row = '["t","n","envoy",null,[],[["key",4,8,["f.yaml",1,2]]]]'
+    head = f'{{"revision":"r","labels":{{}},"snapshot":[0],"variants":{{}},"notes":"[]","resources":[{row}]}}'
+    body = head.encode() + b"\nbodyfallback"
+    (resource,) = store.decode(b"causeway-snapshot 1 " + store._checksum(body) + b"\n" + body).snapshot
+    place = Origin(file="f.yaml", line=1, column=2)
+    assert resource.tree == (Part(key="key", body=b"body", fallback=b"fallback", origin=place),)
+
+
 def some(size: int = 3, fill: bytes = b"x") -> Kept:
     return Kept(
         snapshot=Snapshot.of(Resource(type_url="t", name=str(n), tree=(fill * 100,)) for n in range(size)),
@@ -74,7 +88,7 @@ def test_any_torn_file_is_refused(length: int) -> None:
 
 
 def test_a_file_of_a_later_format_is_refused() -> None:
-    content = store.encode(some()).replace(b"causeway-snapshot 1", b"causeway-snapshot 2", 1)
+    content = store.encode(some()).replace(b"causeway-snapshot 2", b"causeway-snapshot 3", 1)
     with pytest.raises(UnreadableStateError, match="format"):
         store.decode(content)
 

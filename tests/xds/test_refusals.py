@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from controlplane.origin import Origin
-from controlplane.snapshot.resource import Resource
+from controlplane.snapshot.resource import Nested, Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds.protocol import Response, Verdict
 from controlplane.xds.quarantine import Quarantine
@@ -282,3 +283,34 @@ def test_a_client_that_holds_something_unknown_keeps_it() -> None:
     assert play.hears() == []
     (verdict,) = play.stream.verdicts()
     assert verdict.part is None
+
+
+def leaning(number: int, table: Resource) -> Resource:
+    """The same routes, leaving something to their host that they can also say alone."""
+    host, *parts = table.tree[1].children  # type: ignore[union-attr]
+    leaning = tuple(replace(part, alone=part.body + b"\x7a\x01" + bytes([number])) for part in parts)
+    return replace(table, tree=(table.tree[0], Nested(field=2, children=(host, *leaning))))
+
+
+def test_a_route_kept_back_says_alone_what_its_host_said_when_it_was_accepted() -> None:
+    """Its host may say something else by now: weaker authentication, for one."""
+    good, bad = leaning(1, bad_routes(8, set())), leaning(2, bad_routes(8, {3}))
+    play = Play(Variant.DELTA_ADS)
+    play.serve(state(RDS=[good]))
+    play.ask("rc", kind="RDS")
+    play.talk()
+    play.serve(state(RDS=[bad]))
+    converse(play, has_bad_route)
+    (verdict,) = play.stream.verdicts()
+    accepted_then = next(part for part in good.parts if part.key == "/003")
+    assert verdict.replacement == accepted_then.alone != accepted_then.body
+
+
+def test_a_dependent_kept_back_says_alone_what_its_host_said_when_it_was_accepted() -> None:
+    old = [plain("CDS", "a", 1), leaning(1, made.routes("rc", {"/x": "a"})), made.listener("l", 80, "rc")]
+    new = [plain("CDS", "a", 1), plain("CDS", "b", 1), leaning(2, made.routes("rc", {"/x": "b"})), old[2]]
+    quarantine = Quarantine()
+    quarantine.add("k", "e", verdict_on(new[1]), 0.0)
+    served = quarantine.effective("k", Snapshot.of(new), Snapshot.of(old))
+    (part,) = next(one for one in served if one.name == "rc").parts
+    assert part.body == next(iter(old[1].parts)).alone

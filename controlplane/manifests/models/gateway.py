@@ -11,7 +11,7 @@ from controlplane.manifests.models.base import Model, refuse
 from controlplane.manifests.models.cors import CorsField
 from controlplane.manifests.models.identity import AuthField
 from controlplane.manifests.models.route import HeaderChanges
-from controlplane.manifests.models.scalars import Duration, Size, Timeout, shown
+from controlplane.manifests.models.scalars import Duration, Size, SizeLimit, Timeout, shown
 from controlplane.manifests.models.service import CircuitBreaker, Count, Maintenance, Retry
 from controlplane.manifests.models.text import FilePath, Name, Port
 
@@ -61,8 +61,8 @@ class Defaults(Model):
     """How long a request may take in all, retries included; `none` for no limit."""
     idle_timeout: Timeout = Timeout.parse("5m")
     """How long a request may be silent."""
-    body_limit: Size = Size.parse("10MB")
-    """The largest request body; more is answered 413."""
+    body_limit: SizeLimit = SizeLimit.parse("10MB")
+    """The largest request body, held until it is complete; more is answered 413. `none` lets bodies stream."""
     retry: Retry = Retry(attempts=1)
     """When a failed request is tried again."""
     circuit_breaker: CircuitBreaker = CircuitBreaker()
@@ -126,7 +126,7 @@ class Gateway(Model):
     rate_limit_headers: Literal["ietf", "x", "both", "none"] = "ietf"
     """How responses tell what is left of limits: `RateLimit-Policy` and `RateLimit`, `X-RateLimit-*`, both or none."""
     drain_timeout: Duration = Duration.parse("5s")
-    """How long requests in flight may take when a listener goes away."""
+    """How long an HTTP/2 connection that is asked to close, because its listener changes, still takes requests."""
     maintenance: Maintenance | None = None
     """Answer 503 for everything."""
 

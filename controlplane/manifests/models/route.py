@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from controlplane.manifests.models.base import Model, refuse
 from controlplane.manifests.models.cors import CorsField
 from controlplane.manifests.models.identity import AuthField
-from controlplane.manifests.models.scalars import Percent, Size, Timeout, shown
+from controlplane.manifests.models.scalars import Percent, SizeLimit, Timeout, shown
 from controlplane.manifests.models.service import Maintenance, Retry
 from controlplane.manifests.models.text import (
     HeaderName,
@@ -290,8 +290,8 @@ class Route(Model):
     """How long a request may be silent; `none` for no limit. The service's when left out."""
     retry: Retry | None = None
     """When a failed request is tried again. The service's when left out."""
-    body_limit: Size | None = None
-    """The largest request body. The service's when left out."""
+    body_limit: SizeLimit | None = None
+    """The largest request body, held until it is complete; `none` lets it stream. The service's when left out."""
     websocket: bool = False
     """Whether a request may become a WebSocket."""
     auth: AuthField | None = None

@@ -285,6 +285,27 @@ class Size(Written, int):
     __repr__ = __str__
 
 
+class SizeLimit(Size):
+    """A number of bytes, or `none` for no limit at all. An int of bytes; -1 stands for `none`."""
+
+    pattern = r"^(none|\d+(\.\d+)?(B|KB|MB|GB|KiB|MiB|GiB))$"
+    examples = ("10MB", "64KiB", "none")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(-1) if text == "none" else super().parse(text)
+
+    @property
+    def is_none(self) -> bool:
+        """No limit at all."""
+        return int(self) < 0
+
+    def __str__(self) -> str:
+        return "none" if self.is_none else super().__str__()
+
+    __repr__ = __str__
+
+
 class Percent(Written, float):
     """A share of a hundred: `50%`, `0.5%`. A float from 0 to 100."""
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from controlplane.manifests.models.base import Model, did_you_mean, refuse
 from controlplane.manifests.models.endpoint import Endpoint
 from controlplane.manifests.models.identity import AuthField
-from controlplane.manifests.models.scalars import Duration, DurationRange, Percent, Size, Timeout, shown
+from controlplane.manifests.models.scalars import Duration, DurationRange, Percent, SizeLimit, Timeout, shown
 from controlplane.manifests.models.text import (
     FilePath,
     HostName,
@@ -284,8 +284,8 @@ class Service(Model):
     """How long a request may be silent. The gateway's default when left out."""
     connect_timeout: Duration = Duration.parse("2s")
     """How long a connection may take to be made."""
-    body_limit: Size | None = None
-    """The largest request body. The gateway's default when left out."""
+    body_limit: SizeLimit | None = None
+    """The largest request body, held until it is complete; `none` lets it stream. The gateway's when left out."""
     retry: Retry | None = None
     """When a failed request is tried again. The gateway's default when left out."""
     circuit_breaker: CircuitBreaker | None = None

@@ -19,10 +19,13 @@ from controlplane.ir.route import Route
 class HttpFilter:
     """`name` is both the filter's name in the chain and the key of its per-route setting.
 
-    A filter that is not `everywhere` runs only on the routes that have a setting for it.
+    A filter that is not `everywhere` runs only on the routes that have a setting for it. A filter that `is_inherited`
+    may have a route's setting on the virtual host instead: a route's own replaces it as a whole, and Envoy cannot
+    refuse it.
     """
 
     name: str
     listener: Callable[[Gateway], AnyMessage | None]
     everywhere: bool = True
+    is_inherited: bool = False
     route: Callable[[Route], AnyMessage | None] = lambda route: None

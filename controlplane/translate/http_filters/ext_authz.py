@@ -102,5 +102,9 @@ def _open_filter(gateway: Gateway) -> AnyMessage:
     return _filter(gateway.name, gateway.identity, is_open=True)
 
 
-EXT_AUTHZ = HttpFilter(name="envoy.filters.http.ext_authz", listener=_closed_filter, everywhere=False, route=_closed)
-EXT_AUTHZ_OPEN = HttpFilter(name="causeway.ext_authz.open", listener=_open_filter, everywhere=False, route=_open)
+EXT_AUTHZ = HttpFilter(
+    name="envoy.filters.http.ext_authz", listener=_closed_filter, everywhere=False, is_inherited=True, route=_closed
+)
+EXT_AUTHZ_OPEN = HttpFilter(
+    name="causeway.ext_authz.open", listener=_open_filter, everywhere=False, is_inherited=True, route=_open
+)
