@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import Snapshot, version_of
+from controlplane.xds import ondemand
 from controlplane.xds.channel import ABSENT, Channel, Form, Offer
-from controlplane.xds.protocol import FULL_STATE, Response, Variant
+from controlplane.xds.protocol import FULL_STATE, REPEATED, Response, Variant
 
 Visible = Callable[[Channel, Resource], bool]
 
@@ -29,9 +30,11 @@ def compose(
     removed = gone if variant is Variant.DELTA else ()
     aliases: dict[str, tuple[str, ...]] = {}
     if channel.type_url == types.VIRTUAL_HOST:
-        removed = _virtual_hosts_removed(channel, gone, missing)
-        aliases = _aliases(changes, missing)
-    elif variant is Variant.SOTW and channel.type_url in FULL_STATE:
+        removed = _virtual_hosts_removed(channel, gone)
+        aliases = _aliases(changes, (name for name in missing if name not in removed))
+    elif variant is Variant.SOTW and (
+        channel.type_url in FULL_STATE or (channel.type_url in REPEATED and (resources or missing))
+    ):
         state = {**channel.sent, **changes}
         resources = tuple(form for _, form in sorted(state.items()) if isinstance(form, Resource))
     offer = Offer(
@@ -55,7 +58,7 @@ def compose(
     return response, offer
 
 
-def _aliases(changes: Mapping[str, Form], missing: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _aliases(changes: Mapping[str, Form], missing: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """By which names each virtual host was asked for. An unknown host is told as a name without a body."""
     aliases: dict[str, tuple[str, ...]] = {name: (name,) for name in missing}
     for asked, form in changes.items():
@@ -64,9 +67,14 @@ def _aliases(changes: Mapping[str, Form], missing: tuple[str, ...]) -> dict[str,
     return aliases
 
 
-def _virtual_hosts_removed(channel: Channel, gone: tuple[str, ...], missing: tuple[str, ...]) -> tuple[str, ...]:
-    held = (channel.sent.get(name) for name in gone if name not in missing)
-    return tuple(dict.fromkeys(form.name for form in held if isinstance(form, Resource)))
+def _virtual_hosts_removed(channel: Channel, gone: tuple[str, ...]) -> tuple[str, ...]:
+    """By their own names, whatever they were asked for by."""
+    removed = dict.fromkeys(filter(ondemand.is_greeting, gone))
+    for name in gone:
+        form = channel.sent.get(name, ABSENT)
+        if form is not ABSENT:
+            removed[form.name if isinstance(form, Resource) else name] = None
+    return tuple(removed)
 
 
 def _version(

@@ -5,12 +5,28 @@ Domains match as Envoy matches them: exact, then the longest `*.suffix`, then th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from envoy.config.route.v3 import route_components_pb2
 
 from controlplane.snapshot.resource import VIRTUAL_HOST, Resource
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.subscription import WILDCARD
+
+
+def asked_for(subscribe: Iterable[str], held: Iterable[str]) -> set[str]:
+    """What a client asks for that says "*" after a reconnect, as Envoy does, and means what it has."""
+    return {name for name in (*subscribe, *held) if name != WILDCARD}
+
+
+def greeting(table: str) -> str:
+    """A name in the route configuration's namespace that no virtual host has."""
+    return f"{table}/"
+
+
+def is_greeting(name: str) -> bool:
+    return name.endswith("/")
 
 
 def find(snapshot: Snapshot, name: str) -> Resource | None:

@@ -31,8 +31,11 @@ ORDER = (
 )
 """Make before break, in the order in which additions and changes are sent. Removals follow the references backwards."""
 
-FULL_STATE = frozenset({types.LISTENER, types.CLUSTER})
+FULL_STATE = frozenset({types.LISTENER, types.CLUSTER, types.RATE_LIMIT_CONFIG})
 """State of the world: a response of these types holds everything; what it does not hold is deleted."""
+
+REPEATED = frozenset({types.SECRET, types.EXTENSION})
+"""State of the world: a response of these types repeats what the client has. Envoy's unified mux reads less as none."""
 
 LEGACY_WILDCARD = frozenset({types.LISTENER, types.CLUSTER, types.RATE_LIMIT_CONFIG})
 """A client that never named a resource of these types asks for all of them."""
@@ -60,6 +63,15 @@ class Node:
     def kind(self) -> str:
         """Clients of one kind accept and reject the same resources."""
         return f"{self.agent}/{self.version}"
+
+    @property
+    def release(self) -> tuple[int, int] | None:
+        """The first two numbers of its version; None where it says none."""
+        match self.version.split("."):
+            case [major, minor, *_] if major.isdecimal() and minor.isdecimal():
+                return int(major), int(minor)
+            case _:
+                return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from controlplane.snapshot.resource import Resource
-from controlplane.xds.channel import Channel, Elsewhere
+from controlplane.xds.channel import ABSENT, Channel, Elsewhere
 
 
 class Memory(Protocol):
@@ -27,7 +27,8 @@ def each(memory: Memory, channel: Channel, versions: Mapping[str, str]) -> None:
     for name, version in versions.items():
         if channel.subscription.covers(name):
             known = memory.resource(channel.type_url, name, version)
-            channel.sent[name] = channel.acked[name] = known or Elsewhere(version)
+            unknown = Elsewhere(version) if version else ABSENT
+            channel.sent[name] = channel.acked[name] = known or unknown
 
 
 def state(memory: Memory, channel: Channel, version: str, is_visible: Callable[[Channel, Resource], bool]) -> bool:

@@ -23,7 +23,7 @@ from controlplane.snapshot import resource as types
 from controlplane.snapshot.consistency import references
 from controlplane.snapshot.resource import Audience, Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot, changed_names
-from controlplane.xds import blame, ondemand, recall
+from controlplane.xds import blame, lifetime, ondemand, recall
 from controlplane.xds.channel import ABSENT, Channel, Form, Nack, Offer
 from controlplane.xds.compose import compose
 from controlplane.xds.needs import Needs
@@ -117,6 +117,7 @@ class Stream:
         for channel in self.channels.values():
             if old is None:
                 channel.dirty.update(self._scope(channel))
+                self._greet()
                 continue
             changed = changed_names(old, snapshot, channel.type_url)
             if changed and channel.type_url == types.VIRTUAL_HOST:
@@ -137,6 +138,8 @@ class Stream:
         self._needs.is_arriving = (
             self._came_back and now - self._began < ARRIVAL_S and not self._needs.has_asked_for_all()
         )
+        for each in self.channels.values():
+            each.owe(lifetime.expired(each, now))
         self._gone_unsaid = True
         while self._gone_unsaid:  # what goes without a word may have kept something else in place
             self._gone_unsaid = False
@@ -174,11 +177,10 @@ class Stream:
             for offer in channel.offers.values()
         ]
         beats = [
-            _due(channel, form)
+            lifetime.due(channel, form)
             for channel in self.channels.values()
             if channel.told and not channel.offers
-            for form in channel.sent.values()
-            if isinstance(form, Resource) and form.ttl_s is not None
+            for form in lifetime.held(channel)
         ]
         arrival = [self._began + ARRIVAL_S] if self._needs.is_arriving else []
         return min((*waiting, *beats, *arrival), default=None)
@@ -230,7 +232,10 @@ class Stream:
         if request.nonce in channel.offers:
             self._answered(channel, request.nonce, request.error, now)
         was_wildcard, folders = channel.subscription.is_wildcard, channel.subscription.folders
-        answer = channel.subscription.change(request.subscribe, request.unsubscribe, is_first=is_first)
+        subscribe: Iterable[str] = request.subscribe
+        if channel.type_url == types.VIRTUAL_HOST:
+            subscribe = ondemand.asked_for(request.subscribe, request.initial_versions if is_first else ())
+        answer = channel.subscription.change(subscribe, request.unsubscribe, is_first=is_first)
         if is_first:
             recall.each(self._memory, channel, request.initial_versions)
             self._came_back = self._came_back or bool(channel.sent)
@@ -239,6 +244,8 @@ class Stream:
             answer -= channel.sent.keys()
             if channel.type_url == types.ENDPOINT:
                 answer |= channel.sent.keys() & self._endpoints_due
+            if channel.type_url == types.VIRTUAL_HOST:
+                self._greet()
         channel.owe(answer)
         if request.unsubscribe:
             channel.forget_uncovered()
@@ -360,22 +367,17 @@ class Stream:
         return response
 
     def _heartbeat(self, channel: Channel, now: float) -> Response | None:
-        """Resources whose time to live runs out: only names travel, and the client must answer before the next."""
-        if channel.offers:
+        """Resources whose time to live runs out; the client must answer before the next."""
+        held = () if channel.offers else lifetime.refreshed(self.variant, channel, now)
+        if not held:
             return None
-        held = [form for form in channel.sent.values() if isinstance(form, Resource) and form.ttl_s is not None]
-        if not any(now >= _due(channel, form) for form in held):
-            return None
-        is_full_state = self.variant is Variant.SOTW and channel.type_url in FULL_STATE
-        if is_full_state:
-            held = [form for form in channel.sent.values() if isinstance(form, Resource)]
         response = Response(
             variant=self.variant,
             type_url=channel.type_url,
             version=channel.last_version,
             nonce="",
-            resources=tuple(held),
-            heartbeat=not is_full_state,
+            resources=held,
+            heartbeat=self.variant is Variant.DELTA,
         )
         return self._send(channel, response, Offer(changes={}, content=frozenset(), sent_at=now, is_trial=False))
 
@@ -391,10 +393,19 @@ class Stream:
                     endpoints.owe(name for name in named if name in endpoints.sent)
 
     def _owe_virtual_hosts(self, changes: Mapping[str, Form]) -> None:
-        """A route configuration that changed has forgotten the virtual hosts it was given on demand."""
+        """A route configuration that changed may have forgotten the virtual hosts it was given on demand. One that has
+        none is not used before it has heard of any: it is told that one which never was is gone."""
         hosts = self.channels.get(types.VIRTUAL_HOST)
         if hosts is not None:
-            hosts.owe(name for name in hosts.subscription.names if name.rpartition("/")[0] in changes)
+            known = {name: name.rpartition("/")[0] for name in hosts.subscription.names}
+            hosts.owe(name for name, table in known.items() if table in changes)
+            silent = changes.keys() - known.values()
+            hosts.owe(ondemand.greeting(table) for table in silent if changes[table] is not ABSENT)
+
+    def _greet(self) -> None:
+        """Virtual hosts were asked about for the first time: who waits to hear of them hears."""
+        routes = self.channels.get(types.ROUTE)
+        self._owe_virtual_hosts(routes.sent if routes is not None else (self.target or EMPTY).of_type(types.ROUTE))
 
     # What a client may mean and see
 
@@ -425,8 +436,3 @@ class Stream:
                 return self._sees_policies and resource.name in channel.subscription.names
             case _:
                 assert_never(resource.audience)
-
-
-def _due(channel: Channel, form: Resource) -> float:
-    """Twice in a time to live: one heartbeat may be lost."""
-    return channel.told.get(form.name, 0.0) + (form.ttl_s or 0.0) / 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from controlplane.xds.controlplane import ControlPlane
@@ -25,17 +26,35 @@ async def serving(plane: ControlPlane, *, port: int = 0) -> AsyncIterator[int]:
         await server.drain(grace_s=0.5)
 
 
-def bootstrap(port: int, *, node: str = "envoy-1", protocol: str = "DELTA_GRPC") -> dict[str, object]:
-    source = {"ads": {}, "resource_api_version": "V3"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """How an Envoy follows the control plane."""
+
+    protocol: str = "DELTA_GRPC"
+    node: str = "envoy-1"
+    is_aggregated: bool = True
+    """Else a stream for each type."""
+    has_clusters: bool = True
+    """Asks for all clusters; else only for what is needed."""
+    features: tuple[str, ...] = ()
+    """Said besides those that Envoy says itself."""
+    runtime: Mapping[str, bool] = field(default_factory=dict)
+
+
+def bootstrap(port: int, how: Following) -> dict[str, object]:
+    api = {
+        "api_type": how.protocol,
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+    }
+    kind: dict[str, object] = {"ads": {}} if how.is_aggregated else {"api_config_source": api}
+    source = {**kind, "resource_api_version": "V3"}
     return {
-        "node": {"id": node, "cluster": "gateway"},
+        "node": {"id": how.node, "cluster": "gateway", "client_features": how.features},
+        "layered_runtime": {"layers": [{"name": "test", "static_layer": how.runtime}]},
         "dynamic_resources": {
-            "ads_config": {
-                "api_type": protocol,
-                "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
-            },
-            "cds_config": source,
+            **({"ads_config": api} if how.is_aggregated else {}),
+            **({"cds_config": source} if how.has_clusters else {}),
             "lds_config": source,
         },
         "static_resources": {
@@ -72,10 +91,11 @@ def bootstrap(port: int, *, node: str = "envoy-1", protocol: str = "DELTA_GRPC")
 
 @asynccontextmanager
 async def following(
-    port: int, folder: Path, *, protocol: str = "DELTA_GRPC", node: str = "envoy-1"
+    port: int, folder: Path, *, protocol: str = "DELTA_GRPC", node: str = "envoy-1", how: Following | None = None
 ) -> AsyncIterator[Envoy]:
-    """An Envoy that gets everything over ADS from the port."""
-    envoy = Envoy(bootstrap(port, node=node, protocol=protocol), folder=folder, name=node)
+    """An Envoy that gets everything over ADS from the port, or as `how` says."""
+    how = how or Following(protocol=protocol, node=node)
+    envoy = Envoy(bootstrap(port, how), folder=folder, name=how.node)
     envoy.start()
     try:
         yield envoy

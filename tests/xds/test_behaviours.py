@@ -134,7 +134,7 @@ def test_stale_nonce_is_ignored(variant: Variant, kind: str) -> None:
     assert play.hears() == []
 
 
-@row(SECTION, "11", "After a reconnect the same state is not sent again", (Variant.SOTW_EACH, Variant.SOTW_ADS), FULL)
+@row(SECTION, "11", "After a reconnect the same state is not sent again", SOTW, (*FULL, "RLS"))
 def test_reconnect_with_the_same_version(variant: Variant, kind: str) -> None:
     history = History()
     before = Play(variant, kind, history=history)
@@ -228,7 +228,13 @@ def test_wildcard_steps(variant: Variant, kind: str) -> None:
         assert ("B@" in heard) == ("*" in names)
 
 
-@row(SECTION, "17", "A deleted listener or cluster is missing from the full state, even if that is empty", SOTW, FULL)
+@row(
+    SECTION,
+    "17",
+    "A deleted listener, cluster or limit is missing from the full state, even if that is empty",
+    SOTW,
+    (*FULL, "RLS"),
+)
 def test_deletion_in_full_state(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
