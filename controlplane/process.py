@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from controlplane.ir.cluster import OutlierDetection
 from controlplane.ir.names import service_of
 from controlplane.manifests.load import Memory, Refused
 from controlplane.manifests.watch import watch
@@ -166,7 +167,7 @@ class Process:
             self.observer.open_for_s = {
                 service_of(cluster.name): cluster.outliers.ejection_ms / 1000
                 for cluster in built.gateway.clusters
-                if cluster.outliers is not None
+                if isinstance(cluster.outliers, OutlierDetection)
             }
         return outcome.value, ()
 

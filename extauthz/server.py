@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+import grpc
 import structlog
 from aiohttp import web
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -129,7 +130,10 @@ def _handler(service: ExtAuthz) -> Unary:
     check = service.check
 
     async def handle(message: bytes, call: Call) -> bytes:
-        answer = check(message)
+        try:
+            answer = check(message)
+        except CallError as error:
+            await call.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return answer if isinstance(answer, bytes) else await answer
 
     return handle

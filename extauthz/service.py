@@ -30,6 +30,7 @@ from extauthz.jwks import Fetch, KeyRing, static_key_sets
 from extauthz.metrics import Gauges, Metrics
 from extauthz.policy import MemoryRevocations, Policy, RedisRevocations, RoutePolicy
 from extauthz.revocation import Store, StoreUnavailable, store_for
+from serving.http2 import UNAVAILABLE, CallError
 
 GRPC_SERVICE: Final = "envoy.service.auth.v3.Authorization"
 MAX_PASSWORDS_WAITING: Final = 32
@@ -191,8 +192,12 @@ class ExtAuthz:
     # The hot path ---------------------------------------------------------------------------------------------------
 
     def check(self, message: bytes) -> bytes | Awaitable[bytes]:
-        """An encoded CheckResponse for an encoded CheckRequest, at once unless a password has to be checked. Raises
-        nothing: what goes wrong here is a 503."""
+        """An encoded CheckResponse for an encoded CheckRequest, at once unless a password has to be checked.
+
+        Raises CallError while there is no policy, so that Envoy asks another worker; what else goes wrong is a 503.
+        """
+        if not self.has_policy:
+            raise CallError(UNAVAILABLE, "no policy yet")
         began = self._timer()
         authorizer = self._authorizer
         request: Request | None = None

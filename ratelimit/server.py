@@ -23,7 +23,7 @@ from ratelimit.config import Watcher
 from ratelimit.config_ads import ConfigClient, Conversation
 from ratelimit.core.answer import Answer, Style
 from ratelimit.core.limits import Limits
-from ratelimit.core.plan import RequestError
+from ratelimit.core.plan import NotLoadedError, RequestError
 from ratelimit.core.reference import Config
 from ratelimit.meters import Meters
 from ratelimit.service import RateLimitService, wall_clock_us
@@ -35,7 +35,7 @@ from serving.address import UnixAddress
 from serving.admin import Admin
 from serving.ads import AdsClient, Subscription, policy_json
 from serving.front import Front
-from serving.http2 import CallError, Handler
+from serving.http2 import UNAVAILABLE, CallError, Handler
 from serving.process import background
 from serving.server import Call, Server, Service, Unary, check_plain
 from serving.server import Limits as CallLimits
@@ -135,6 +135,8 @@ def _fast(service: RateLimitService) -> Handler:
     def should_rate_limit(request: bytes) -> bytes | Awaitable[bytes]:
         try:
             answer = service.begin(request)
+        except NotLoadedError as problem:
+            raise CallError(UNAVAILABLE, str(problem)) from None
         except (RequestError, StoreDownError) as problem:
             raise CallError(UNKNOWN, str(problem)) from None
         return answer.response if isinstance(answer, Answer) else later(answer)
@@ -215,6 +217,8 @@ def _handler(service: RateLimitService) -> Unary:
     async def should_rate_limit(request: bytes, call: Call) -> bytes:
         try:
             return await service.decide(request)
+        except NotLoadedError as problem:
+            await call.abort(grpc.StatusCode.UNAVAILABLE, str(problem))
         except (RequestError, StoreDownError) as problem:
             await call.abort(grpc.StatusCode.UNKNOWN, str(problem))
 

@@ -71,6 +71,10 @@ _GREETING: Final = _frame(_SETTINGS, 0, 0, _OUR_SETTINGS) + _frame(
 )
 
 
+UNAVAILABLE: Final = 14
+"""The status of a call that another worker may answer: Envoy asks one."""
+
+
 class CallError(Exception):
     """Ends a call with a gRPC status: its number and a short text for the caller."""
 

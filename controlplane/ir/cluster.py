@@ -36,6 +36,20 @@ class OutlierDetection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """When Envoy takes an endpoint out that it cannot reach or that does not answer; what it answers is no matter.
+
+    The first time it is out for `ejection_ms`, each time longer, never longer than `max_ejection_ms`. When no endpoint
+    is left, all are tried.
+    """
+
+    consecutive_failures: int
+    interval_ms: int
+    ejection_ms: int
+    max_ejection_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
     """Concurrency limits of a cluster, per Envoy."""
 
@@ -106,7 +120,7 @@ class Cluster:
     thresholds: Thresholds
     connections: Connections
     load_balancing: LoadBalancing = LoadBalancing(policy="least_request")
-    outliers: OutlierDetection | None = None
+    outliers: OutlierDetection | Unreachable | None = None
     health_check: HealthCheck | None = None
     tls: UpstreamTls | None = None
     dns_refresh_ms: int | None = None

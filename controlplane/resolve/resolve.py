@@ -21,8 +21,10 @@ from controlplane.resolve.identity import ReadFile, identity
 from controlplane.resolve.limits import limit
 from controlplane.resolve.services import cluster
 
-_POLICY_CONNECT_MS = 250
+_POLICY_CONNECT_MS = 100  # well under the time of a whole call, so that time is left to ask elsewhere
 _POLICY_CONNECTIONS = 100_000  # concurrency of our own services is theirs to bound, not a circuit's
+_AWAY = cluster_ir.Unreachable(consecutive_failures=3, interval_ms=250, ejection_ms=500, max_ejection_ms=2_000)
+"""A worker that ended is not asked until it might be back; trying it again costs a request no more than a retry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,7 @@ def _policy_cluster(name: names.ClusterName, endpoints: tuple[cluster_ir.Endpoin
         ),
         connections=cluster_ir.Connections(connect_timeout_ms=_POLICY_CONNECT_MS, max_concurrent_streams=1000),
         load_balancing=cluster_ir.LoadBalancing(policy="least_request"),
+        outliers=_AWAY,
     )
 
 

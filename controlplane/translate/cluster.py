@@ -5,7 +5,7 @@ a DNS name the cluster is of Envoy's DNS type: Envoy resolves it, and every addr
 
 Circuit breaking is Envoy's outlier detection with every endpoint ejectable and no panic threshold: when all are out, a
 request is answered 503 at once. A passing health check does not end an ejection early: a circuit stays open for as long
-as the manifest says.
+as the manifest says. Our own services have no circuit: what cannot be reached is left out, unless nothing else is left.
 """
 
 from __future__ import annotations
@@ -25,13 +25,22 @@ import envoy_data_plane.envoy.type.matcher.v3 as matcher
 import envoy_data_plane.envoy.type.v3 as type_v3
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
-from controlplane.ir.cluster import Cluster, Connections, HealthCheck, OutlierDetection, Thresholds, UpstreamTls
+from controlplane.ir.cluster import (
+    Cluster,
+    Connections,
+    HealthCheck,
+    OutlierDetection,
+    Thresholds,
+    Unreachable,
+    UpstreamTls,
+)
 from controlplane.snapshot.resource import CLUSTER, Resource, whole
 from controlplane.translate.encode import encode, packed
 from controlplane.translate.endpoint import assignment, load_assignment
 from controlplane.translate.values import BUFFER_BYTES, H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, duration
 
 _MEMO = 16_384
+_PANIC_WHEN_ALL_ARE_OUT = 1.0  # percent
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 """The system's roots on the machine Envoy runs on, where Debian and Envoy's own images keep them. Envoy takes
@@ -57,6 +66,7 @@ def _without_endpoints(cluster: Cluster) -> Cluster:
 @lru_cache(_MEMO)
 def _encoded(cluster: Cluster) -> bytes:
     is_eds = _is_eds(cluster)
+    is_unreachable = isinstance(cluster.outliers, Unreachable)
     return encode(
         cluster_v3.Cluster(
             name=cluster.name,
@@ -70,7 +80,7 @@ def _encoded(cluster: Cluster) -> bytes:
             per_connection_buffer_limit_bytes=BUFFER_BYTES,
             lb_policy=_LB_POLICIES[cluster.load_balancing.policy],
             common_lb_config=cluster_v3.ClusterCommonLbConfig(
-                healthy_panic_threshold=type_v3.Percent(value=0),
+                healthy_panic_threshold=type_v3.Percent(value=_PANIC_WHEN_ALL_ARE_OUT if is_unreachable else 0),
                 # Envoy gathers changes of health for a second; a circuit that opens must not leak a second's requests.
                 update_merge_window=timedelta(0),
             ),
@@ -129,7 +139,35 @@ def _circuit_breakers(thresholds: Thresholds) -> cluster_v3.CircuitBreakers:
     return cluster_v3.CircuitBreakers(thresholds=[at(core.RoutingPriority.DEFAULT), at(core.RoutingPriority.HIGH)])
 
 
-def _outlier_detection(outliers: OutlierDetection) -> cluster_v3.OutlierDetection:
+def _outlier_detection(outliers: OutlierDetection | Unreachable) -> cluster_v3.OutlierDetection:
+    match outliers:
+        case OutlierDetection():
+            return _circuit(outliers)
+        case Unreachable():
+            return _unreachable(outliers)
+        case _:
+            assert_never(outliers)
+
+
+def _unreachable(outliers: Unreachable) -> cluster_v3.OutlierDetection:
+    return cluster_v3.OutlierDetection(
+        interval=duration(outliers.interval_ms),
+        base_ejection_time=duration(outliers.ejection_ms),
+        max_ejection_time=duration(outliers.max_ejection_ms),
+        max_ejection_percent=100,
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=outliers.consecutive_failures,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=0,
+        enforcing_failure_percentage_local_origin=0,
+        enforcing_consecutive_5xx=0,
+        enforcing_consecutive_gateway_failure=0,
+        enforcing_success_rate=0,
+        enforcing_failure_percentage=0,
+    )
+
+
+def _circuit(outliers: OutlierDetection) -> cluster_v3.OutlierDetection:
     by_count, by_rate = outliers.consecutive_failures, outliers.failure_percent
     return cluster_v3.OutlierDetection(
         interval=duration(outliers.interval_ms),

@@ -21,6 +21,10 @@ class RequestError(ValueError):
     """A request that cannot be answered; the message is for its sender."""
 
 
+class NotLoadedError(RequestError):
+    """Nothing can be answered yet, by this worker."""
+
+
 @dataclass(frozen=True, slots=True)
 class Override:
     """A limit that the descriptor brings itself."""
@@ -65,7 +69,7 @@ def plan(rules: Rules, domain: str, descriptors: Sequence[Descriptor], hits_adde
     if len(descriptors) > MOST_DESCRIPTORS:
         raise RequestError(f"a request has at most {MOST_DESCRIPTORS} descriptors")
     if not rules.is_loaded:
-        raise RequestError("no rate limit configuration loaded")
+        raise NotLoadedError("no rate limit configuration loaded")
     planned = [_one(rules, domain, descriptor, hits_addend or 1) for descriptor in descriptors]
     replaced = {name for each in planned if each.rule is not None for name in each.rule.replaces}
     if replaced:

@@ -24,6 +24,7 @@ from extauthz.server import GRPC_SERVICE, serve
 from extauthz.service import DEPARTURE_S, ExtAuthz, Options
 from extauthz.settings import Settings
 from serving.address import TcpAddress, UnixAddress
+from serving.http2 import UNAVAILABLE, CallError
 from serving.secret import Secret
 from tests.extauthz.worlds import KEY, NOW, document, token
 from tests.support.waiting import free_port, until
@@ -141,7 +142,9 @@ async def test_without_a_document_nobody_passes(tmp_path: Path) -> None:
     one = ExtAuthz(fetch=no_fetch)
     async with one.running():
         assert one.problem() == "no policy yet"
-        assert CheckResponse.FromString(await check(one, message())).status.code == 14
+        with pytest.raises(CallError, match="no policy yet") as refused:
+            await check(one, message())
+        assert refused.value.status == UNAVAILABLE
 
 
 async def test_nothing_in_the_numbers_is_secret(service: ExtAuthz) -> None:

@@ -59,6 +59,14 @@ def test_what_envoy_sends_and_takes_back(is_open: bool) -> None:
     assert rules.allow_expression.regex == r"(x\-user\-id|authorization)"
 
 
+@pytest.mark.parametrize("timeout_ms", [5, 500])
+def test_another_worker_is_asked_at_once_and_each_has_all_the_time_there_is(timeout_ms: int) -> None:
+    call = ext_authz_pb2.ExtAuthz.FromString(_filter("g", Identity(timeout_ms=timeout_ms), is_open=False).value)
+    backoff = call.grpc_service.retry_policy.retry_back_off
+    assert call.grpc_service.timeout.ToMilliseconds() == timeout_ms
+    assert (backoff.base_interval.ToMilliseconds(), backoff.max_interval.ToMilliseconds()) == (1, timeout_ms)
+
+
 def test_every_reserved_name_and_every_injected_one_is_removed_before_anything_else() -> None:
     identity = Identity(headers=(("x-shop-user", "sub"),))
     parsed = header_mutation_pb2.HeaderMutation.FromString(_early("g", identity).value)

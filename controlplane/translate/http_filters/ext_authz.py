@@ -13,15 +13,8 @@ from datetime import timedelta
 from functools import lru_cache
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
-from envoy_data_plane.envoy.config.core.v3 import (
-    ApiVersion,
-    GrpcService,
-    GrpcServiceEnvoyGrpc,
-    RetryPolicy,
-    RetryPolicyRetryHostPredicate,
-)
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import CheckSettings, ExtAuthz, ExtAuthzPerRoute
-from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any as AnyMessage
@@ -32,13 +25,11 @@ from controlplane.ir.names import EXTAUTHZ_CLUSTER
 from controlplane.ir.route import Route
 from controlplane.translate.encode import packed
 from controlplane.translate.http_filters.base import HttpFilter
+from controlplane.translate.http_filters.policy_call import policy_call
 from controlplane.translate.policies.extauthz import extauthz_policy, policy_name
 from extauthz.policy import CONTEXT_POLICY_KEY, allowed_headers, injected_headers
 
 _MAX_DENIED_BODY_BYTES = 4096
-_NOT_THE_SAME_AGAIN = RetryPolicyRetryHostPredicate(
-    name="envoy.retry_host_predicates.previous_hosts", typed_config=packed(PreviousHostsPredicate())
-)
 
 
 @lru_cache(16)
@@ -47,17 +38,7 @@ def _filter(gateway: str, identity: Identity, *, is_open: bool) -> AnyMessage:
     names = "|".join(map(re.escape, (*injected_headers(policy), "authorization")))
     return packed(
         ExtAuthz(
-            grpc_service=GrpcService(
-                envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=EXTAUTHZ_CLUSTER, skip_envoy_headers=True),
-                timeout=timedelta(milliseconds=identity.timeout_ms),
-                # A worker that is gone: another one is asked. A check changes nothing, so asking twice is harmless.
-                retry_policy=RetryPolicy(
-                    retry_on="connect-failure,refused-stream,reset",
-                    num_retries=2,
-                    retry_host_predicate=[_NOT_THE_SAME_AGAIN],
-                    host_selection_retry_max_attempts=5,
-                ),
-            ),
+            grpc_service=policy_call(EXTAUTHZ_CLUSTER, timedelta(milliseconds=identity.timeout_ms)),
             transport_api_version=ApiVersion.V3,
             failure_mode_allow=is_open,
             status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),

@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import assert_never
 
-from envoy_data_plane.envoy.config.core.v3 import ApiVersion, GrpcService, GrpcServiceEnvoyGrpc
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion
 from envoy_data_plane.envoy.config.ratelimit.v3 import RateLimitServiceConfig
 from envoy_data_plane.envoy.config.route.v3 import (
     RateLimit,
@@ -39,6 +39,7 @@ from controlplane.ir.names import RATELIMIT_CLUSTER
 from controlplane.ir.route import Route
 from controlplane.translate.encode import packed
 from controlplane.translate.http_filters.base import HttpFilter
+from controlplane.translate.http_filters.policy_call import policy_call
 from ratelimit import policy
 
 TIMEOUT = timedelta(milliseconds=250)
@@ -57,10 +58,7 @@ def _filter(stage: Stage, *, fails_closed: bool) -> HttpFilter:
                 status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
                 disable_x_envoy_ratelimited_header=True,
                 rate_limit_service=RateLimitServiceConfig(
-                    grpc_service=GrpcService(
-                        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=RATELIMIT_CLUSTER), timeout=TIMEOUT
-                    ),
-                    transport_api_version=ApiVersion.V3,
+                    grpc_service=policy_call(RATELIMIT_CLUSTER, TIMEOUT), transport_api_version=ApiVersion.V3
                 ),
             )
         )
