@@ -23,8 +23,12 @@ JsonValue = str | int | float | bool | list["JsonValue"] | dict[str, "JsonValue"
 Json = dict[str, JsonValue]
 
 XDS_CLUSTER = "xds_cluster"
-ENVOY_ARGUMENTS = ("--reject-unknown-dynamic-fields", "--drain-strategy", "immediate")
-"""Envoy's own default ignores a field it does not know: a security setting among them would be silently off."""
+ENVOY_ARGUMENTS = ("--ignore-unknown-dynamic-fields", "--drain-strategy", "immediate")
+"""Envoy does not look for fields that it does not know: that would take as long again as all else it does with a table
+of routes. An Envoy that could meet one, older than `OLDEST_ENVOY`, is turned away by the control plane."""
+
+OLDEST_ENVOY = (1, 40)
+"""The release whose API we speak. Earlier ones lack fields of it, and would run without the settings in them."""
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _TLS_STATS = r"^(listener|cluster)\..*\.ssl\.(ciphers|curves|sigalgs|versions)\..*"

@@ -62,6 +62,7 @@ def _serve(settings: Settings) -> None:
 
 
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
+    from controlplane.cli.bootstrap import OLDEST_ENVOY
     from controlplane.observe.observer import Observer
     from controlplane.observe.rates import asking
     from controlplane.process import Process
@@ -77,7 +78,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from serving.tls import TlsFiles
 
     plane = ControlPlane(
-        Policy(deletion_share=settings.deletion_share),
+        Policy(deletion_share=settings.deletion_share, oldest_envoy=OLDEST_ENVOY),
         allow_list=AllowList(settings.xds_clients) if settings.xds_clients is not None else None,
     )
     tls = None

@@ -53,6 +53,8 @@ class Policy:
     patience_s: float = 1.0
     max_streams: int = 10_000
     silent_after_s: float = 20.0
+    oldest_envoy: tuple[int, int] | None = None
+    """An Envoy of an earlier release is turned away: it would ignore fields that it does not know."""
 
 
 class Outcome(Enum):
@@ -342,9 +344,18 @@ class ControlPlane:
 
     def joined(self, session: Session) -> None:
         node = session.stream.node
+        if node is not None and self._is_too_old(node):
+            oldest = ".".join(map(str, self.policy.oldest_envoy or ()))
+            _log.error("Envoy too old", client=node.id, version=node.version, oldest=oldest)
+            session.refuse(f"Envoy {node.version} is too old: what is served here needs {oldest} or later")
+            return
         if node is not None and not any(alike(self.sessions, session)) and self.quarantine.forgive(node.kind):
             self._effective.pop(node.kind, None)
         self._publish(session)
+
+    def _is_too_old(self, node: Node) -> bool:
+        oldest, release = self.policy.oldest_envoy, node.release
+        return node.agent == "envoy" and oldest is not None and release is not None and release < oldest
 
     def quiet(self, session: Session) -> None:
         stream = session.stream

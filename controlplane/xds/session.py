@@ -60,6 +60,7 @@ class Session:
         self._wake = asyncio.Event()
         self._has_joined = False
         self._is_over = False
+        self._refusal = ""
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -68,6 +69,11 @@ class Session:
     def end(self) -> None:
         self._is_over = True
         self._wake.set()
+
+    def refuse(self, reason: str) -> None:
+        """Ends with FAILED_PRECONDITION: nothing of what is served is for this client."""
+        self._refusal = reason
+        self.end()
 
     async def run(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """The responses, one at a time. Ends with INVALID_ARGUMENT when the client breaks the protocol."""
@@ -86,6 +92,8 @@ class Session:
                 self.bytes_sent += len(body)
                 self.responses += 1
                 yield body
+            if self._refusal:
+                await call.abort(grpc.StatusCode.FAILED_PRECONDITION, self._refusal)
             if reading.done() and not reading.cancelled():
                 broken = reading.exception()
                 if isinstance(broken, ProtocolError):

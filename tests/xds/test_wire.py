@@ -285,6 +285,37 @@ async def test_a_client_without_a_name_is_served() -> None:
         assert names(await client.hear()) == ["A"]
 
 
+@pytest.mark.parametrize(
+    ("agent", "version", "is_served"),
+    [
+        pytest.param("envoy", (1, 40, 0), True, id="the oldest that knows every field"),
+        pytest.param("envoy", (1, 41, 2), True, id="a later one"),
+        pytest.param("envoy", (2, 0, 0), True, id="a much later one"),
+        pytest.param("envoy", (1, 39, 9), False, id="an earlier one would run without what it does not know"),
+        pytest.param("envoy", None, True, id="one that does not say"),
+        pytest.param("gRPC C-core", (1, 9, 0), True, id="another client"),
+    ],
+)
+async def test_an_envoy_that_is_too_old_is_turned_away(
+    agent: str, version: tuple[int, int, int] | None, is_served: bool
+) -> None:
+    plane = ControlPlane(Policy(oldest_envoy=(1, 40)))
+    await numbered(plane, 1)
+    node = base_pb2.Node(id="e", user_agent_name=agent)
+    if version is not None:
+        number = node.user_agent_build_version.version
+        number.major_number, number.minor_number, number.patch = version
+    async with serving(plane) as port, connected(port, Variant.DELTA_ADS) as client:
+        client._node = node
+        await client.ask("CDS", "A")
+        if is_served:
+            assert names(await client.hear()) == ["A"]
+        else:
+            assert await client.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert await client.details() == "Envoy 1.39.9 is too old: what is served here needs 1.40 or later"
+            await until("the session is gone", lambda: not plane.sessions)
+
+
 async def test_waiting_ends_with_the_last_ack() -> None:
     plane = await plane_with(CDS={"A": 1})
     async with serving(plane) as port, connected(port, Variant.DELTA_EACH) as client:
