@@ -14,7 +14,7 @@ from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.models.gateway import Gateway, Listener
 from controlplane.manifests.models.identity import Identity as WrittenIdentity
 from controlplane.origin import Origin
-from controlplane.resolve import routes
+from controlplane.resolve import reserved, routes
 from controlplane.resolve.actions import mutations
 from controlplane.resolve.findings import Finding, Findings, Path
 from controlplane.resolve.identity import ReadFile, identity
@@ -54,6 +54,7 @@ def resolve(manifest: Manifest, deployment: Deployment, place: Callable[[Path], 
     on_routes = tuple(one.on_route for one in limits)
     clusters = tuple(_clusters(manifest, deployment, place, read, findings))
     hosts = routes.virtual_hosts(manifest, who, on_routes, findings)
+    reserved.report(manifest, who, limits, findings)
     listeners = tuple(_listener(number, one, place, read, findings) for number, one in _listeners(manifest.gateway))
     tables = {listener.route_table: listener.port for listener in listeners}
     return Resolved(

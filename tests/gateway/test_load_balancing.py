@@ -10,6 +10,7 @@ import pytest
 from tests.support.client import Connection, Response
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
+from tests.support.tokens import AUDIENCE, ISSUER, SECRET, bearer, token
 from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.gateway
@@ -73,6 +74,21 @@ async def test_an_equal_header_goes_to_the_same_endpoint(gateway: Gateway, three
     for lane in (f"lane-{number}" for number in range(30)):
         answers = await _send(gateway, 4, (("x-lane", lane),))
         [homes[lane]] = {response.json()["origin"] for response in answers}
+    assert set(homes.values()) == {"one", "two", "three"}
+
+
+async def test_a_user_stays_at_an_endpoint(gateway: Gateway, three: list[Origin]) -> None:
+    """By a header that authentication sets, and no client: a value that a client sends is taken away."""
+    served = manifest(_addresses(three), load_balancing={"policy": "hash", "by": "header.x-shop-user"})
+    issuer = {"issuer": ISSUER, "audiences": [AUDIENCE], "secret": SECRET}
+    served["identity"] = {"headers": {"x-shop-user": "sub"}, "issuers": {"main": issuer}}
+    served["routes"] = [{**route, "auth": "required"} for route in served["routes"]]
+    await gateway.apply(served)
+    homes = {}
+    for user in (f"user-{number}" for number in range(30)):
+        sent = [(*bearer(token(sub=user)), ("x-shop-user", f"somebody-{number}")) for number in range(3)]
+        answers = [response for headers in sent for response in await _send(gateway, 1, headers)]
+        [homes[user]] = {response.json()["origin"] for response in answers}
     assert set(homes.values()) == {"one", "two", "three"}
 
 
