@@ -85,7 +85,6 @@ class Limit:
     stage: Stage
     quota: Quota | None
     tiers: tuple[tuple[str, Quota], ...] = ()
-    tier_claim: str | None = None
     algorithm: Literal["token_bucket", "fixed_window", "sliding_window"] = "token_bucket"
     cost: Cost = FixedCost(1)
     block: LimitBlock | None = None

@@ -29,7 +29,6 @@ def limit(name: str, limit: written.Limit, origin: Origin | None = None) -> Limi
         stage=_stage(limit),
         quota=_quota(limit.rate) if limit.rate else None,
         tiers=tuple(sorted((tier, _quota(rate)) for tier, rate in limit.tiers.items())),
-        tier_claim=limit.tier_from,
         algorithm=limit.algorithm,
         cost=_cost(limit.cost),
         block=_block(limit.block) if limit.block else None,

@@ -13,6 +13,7 @@ from controlplane.ir.limit import Limit, RequestHeaderCost
 from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.models.gateway import Gateway, Listener
 from controlplane.manifests.models.identity import Identity as WrittenIdentity
+from controlplane.manifests.models.identity import Issuer
 from controlplane.origin import Origin
 from controlplane.resolve import reserved, routes
 from controlplane.resolve.actions import mutations
@@ -84,7 +85,10 @@ def _identity(manifest: Manifest, read: ReadFile, findings: Findings) -> identit
 
 
 def _with_tier(manifest: Manifest, findings: Findings) -> WrittenIdentity:
-    """The identity, its tier being the claim that the limits' `tier_from` names: a caller has one tier."""
+    """The identity, its tier being the claim that the limits' `tier_from` names: a caller has one tier.
+
+    An issuer that names its claims itself may call the tier something else; where it does not, it is this one too.
+    """
     own = manifest.identity.claims
     tier = own.tier if "tier" in own.model_fields_set else None
     for name, one in sorted(manifest.limits.items()):
@@ -100,7 +104,16 @@ def _with_tier(manifest: Manifest, findings: Findings) -> WrittenIdentity:
         tier = one.tier_from
     if tier is None:
         return manifest.identity
-    return manifest.identity.model_copy(update={"claims": own.model_copy(update={"tier": tier})})
+    issuers = {name: _issuer_with_tier(issuer, tier) for name, issuer in manifest.identity.issuers.items()}
+    return manifest.identity.model_copy(
+        update={"claims": own.model_copy(update={"tier": tier}), "issuers": issuers},
+    )
+
+
+def _issuer_with_tier(issuer: Issuer, tier: str) -> Issuer:
+    if issuer.claims is None or "tier" in issuer.claims.model_fields_set:
+        return issuer
+    return issuer.model_copy(update={"claims": issuer.claims.model_copy(update={"tier": tier})})
 
 
 def _limits(manifest: Manifest, place: Callable[[Path], Origin], findings: Findings) -> list[Limit]:

@@ -84,7 +84,6 @@ def test_a_limit_in_full() -> None:
     assert one.by == ("tenant", "header.x-app")
     assert one.quota == Quota(requests=600, window_ms=MINUTE, burst=100)
     assert one.tiers == (("pro", Quota(requests=10, window_ms=30_000)),)
-    assert one.tier_claim == "plan"
     assert one.block == LimitBlock(for_ms=5 * MINUTE, escalate_ms=(15 * MINUTE, HOUR), forget_ms=DAY)
     assert one.exempt == (("ip", ("10.0.0.0/8",)), ("user", ("root",)))
     assert one.tighten == Tightening(factor=0.25, services=("payments",))
