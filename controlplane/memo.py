@@ -7,45 +7,56 @@ while it counts. Two equal values that are not the same object are only a miss, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from functools import lru_cache, update_wrapper
+from typing import Generic, TypeVar, TypeVarTuple
 
-_P = ParamSpec("_P")
+_First = TypeVar("_First")
+_Rest = TypeVarTuple("_Rest")
 _R = TypeVar("_R")
 _H = TypeVar("_H")
 
 
-def by_identity(entries: int) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Memoises a pure function of immutable positional arguments. At most twice `entries` results are kept.
+class ByIdentity(Generic[_First, *_Rest, _R]):
+    """A function that remembers its results, at most twice `entries` of them.
 
     Results live in two generations: when the young one is full it becomes the old one, and what is asked for again
     moves back. That is close to least recently used, at the price of one dictionary look-up.
     """
 
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        young: dict[tuple[int, ...], tuple[object, _R]] = {}
-        old: dict[tuple[int, ...], tuple[object, _R]] = {}
+    def __init__(self, function: Callable[[_First, *_Rest], _R], entries: int) -> None:
+        self._function = function
+        self._entries = entries
+        self._young: dict[tuple[int, ...], tuple[object, _R]] = {}
+        self._old: dict[tuple[int, ...], tuple[object, _R]] = {}
+        update_wrapper(self, function)
 
-        @wraps(function)
-        def remembered(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            nonlocal young, old
-            if kwargs:
-                raise TypeError("arguments are positional")
-            key = tuple(map(id, args))
-            found = young.get(key)
-            if found is None:
-                found = old.get(key)
-                if found is None:
-                    found = (args, function(*args, **kwargs))
-                if len(young) >= entries:
-                    young, old = {}, young
-                young[key] = found
-            return found[1]
+    def __call__(self, first: _First, *rest: *_Rest) -> _R:
+        found = self._young.get((id(first), *map(id, rest)))
+        return found[1] if found is not None else self._recalled(first, *rest)
 
-        return remembered
+    def each(self, values: Iterable[_First], *rest: *_Rest) -> list[_R]:
+        """The results for many values, in their order, with the same further arguments."""
+        young, tail = self._young, tuple(map(id, rest))
+        return [
+            found[1] if (found := young.get((id(value), *tail))) is not None else self._recalled(value, *rest)
+            for value in values
+        ]
 
-    return decorate
+    def _recalled(self, first: _First, *rest: *_Rest) -> _R:
+        key = (id(first), *map(id, rest))
+        found = self._young.get(key) or self._old.get(key)
+        if found is None:
+            found = ((first, rest), self._function(first, *rest))
+        if len(self._young) >= self._entries:
+            self._young, self._old = {}, self._young
+        self._young[key] = found
+        return found[1]
+
+
+def by_identity(entries: int) -> Callable[[Callable[[_First, *_Rest], _R]], ByIdentity[_First, *_Rest, _R]]:
+    """Memoises a pure function of immutable positional arguments."""
+    return lambda function: ByIdentity(function, entries)
 
 
 @lru_cache(maxsize=262_144)

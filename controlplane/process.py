@@ -61,7 +61,7 @@ def _removes(before: Snapshot, after: Snapshot) -> bool:
         now = after.get(resource.type_url, resource.name)
         if now is None:
             return True
-        if now.version != resource.version and {p.key for p in resource.parts} - {p.key for p in now.parts}:
+        if now.version != resource.version and not resource.part_keys <= now.part_keys:
             return True
     return False
 

@@ -11,9 +11,10 @@ Envoy looks for the host first and never comes back, so a route without a host i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, combinations
 from operator import attrgetter
 
 from controlplane.ir import route as ir
@@ -34,6 +35,7 @@ from controlplane.resolve.identity import RouteMeaning, authorization
 
 ANY_HOST = "*"
 _Texts = tuple[tuple[str, str, str], ...]
+_Meaning = tuple[object, ...]
 _Order = tuple[tuple[tuple[int, str], ...], int, tuple[str, ...], int, _Texts, _Texts]
 
 
@@ -62,7 +64,7 @@ class Candidate:
         )
 
     @cached_property
-    def meaning(self) -> tuple[object, ...]:
+    def meaning(self) -> _Meaning:
         """Equal for routes that differ in their methods at most."""
         return (self.host, self.pattern.shape, self.route.match.headers, self.route.match.query)
 
@@ -89,24 +91,23 @@ def virtual_hosts(
             findings.add((*path, "auth") if group.routes[index].auth is not None else path, problem, code="auth")
         found.append((first, candidates))
         first += len(group.routes)
-    _refuse_twins(found, findings)
-    candidates = tuple(candidate for _, some in found for candidate in some)
-    hosts = sorted({c.host for c in candidates} | {ANY_HOST}, key=_host_order)
-    by_host: dict[str, list[Candidate]] = {host: [] for host in hosts}
-    for candidate in candidates:
-        by_host[candidate.host].append(candidate)
+    groups = [_group(candidates) for _, candidates in found]
+    _refuse_twins([(first, group) for (first, _), group in zip(found, groups, strict=True)], findings)
+    hosts = sorted({host for group in groups for host in group.by_host} | {ANY_HOST}, key=_host_order)
+    by_host = {host: _in_order(host, groups) for host in hosts}
     return tuple(
         ir.VirtualHost(
             name=host,
             domains=(host,),
-            routes=tuple(
-                candidate.route
-                for general in _from_specific(host, by_host)
-                for candidate in sorted(general, key=attrgetter("order"))
-            ),
+            routes=tuple([candidate.route for some in _from_specific(host, by_host) for candidate in some]),
         )
         for host in hosts
     )
+
+
+def _in_order(host: str, groups: Sequence[_Group]) -> list[Candidate]:
+    """The host's own candidates. Each group's are in order already: to sort them is to merge them."""
+    return sorted(chain.from_iterable(group.by_host.get(host, ()) for group in groups), key=attrgetter("order"))
 
 
 def _from_specific(host: str, by_host: Mapping[str, list[Candidate]]) -> list[list[Candidate]]:
@@ -127,34 +128,64 @@ def _host_order(host: str) -> tuple[int, int, str]:
     return (1, -len(host), host) if host.startswith("*") else (0, 0, host)
 
 
-def _refuse_twins(found: list[tuple[int, tuple[Candidate, ...]]], findings: Findings) -> None:
-    """`found` are the candidates of each group, with the number of the group's first route."""
-    alike: dict[tuple[object, ...], list[tuple[int, Candidate]]] = {}
-    for first, candidates in found:
-        for candidate in candidates:
-            alike.setdefault(candidate.meaning, []).append((first, candidate))
-    reported: set[tuple[int, int]] = set()
-    for some in alike.values():
-        for i, (first, later) in enumerate(some):
-            for other_first, earlier in some[:i]:
-                pair = (other_first + earlier.index, first + later.index)
-                if pair[0] != pair[1] and pair not in reported and _overlap(earlier.route, later.route):
-                    reported.add(pair)
-                    findings.add(
-                        ("routes", pair[1], "path"),
-                        f'no request can tell the route "{later.route.name}" from "{earlier.route.name}" '
-                        f"({earlier.route.origin})",
-                        hint="give them different paths, methods, hosts or conditions, or remove one",
-                        code="ambiguous-route",
-                        other=("routes", pair[0], "path"),
-                    )
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """The candidates of one document, as the whole manifest looks at them. Sets keep their members' hashes."""
+
+    by_host: Mapping[str, tuple[Candidate, ...]]
+    by_meaning: Mapping[_Meaning, tuple[Candidate, ...]]
+    meanings: frozenset[_Meaning]
+    twins: tuple[tuple[Candidate, Candidate], ...]
+    """Pairs that no request can tell apart, within the document."""
 
 
-def _overlap(first: ir.Route, second: ir.Route) -> bool:
-    one, other = set(first.match.methods), set(second.match.methods)
-    if not one or not other:
-        return one == other
-    return bool(one & other) and not (one < other or other < one)
+@by_identity(4096)
+def _group(candidates: tuple[Candidate, ...]) -> _Group:
+    by_host: dict[str, list[Candidate]] = {}
+    by_meaning: dict[_Meaning, tuple[Candidate, ...]] = {}
+    for candidate in candidates:
+        by_host.setdefault(candidate.host, []).append(candidate)
+        by_meaning[candidate.meaning] = (*by_meaning.get(candidate.meaning, ()), candidate)
+    return _Group(
+        by_host={host: tuple(sorted(some, key=attrgetter("order"))) for host, some in by_host.items()},
+        by_meaning=by_meaning,
+        meanings=frozenset(by_meaning),
+        twins=tuple(pair for some in by_meaning.values() for pair in combinations(some, 2) if _are_twins(*pair)),
+    )
+
+
+def _refuse_twins(groups: Sequence[tuple[int, _Group]], findings: Findings) -> None:
+    """`groups` come with the number of their first route."""
+    seen: set[_Meaning] = set()
+    in_several: set[_Meaning] = set()
+    pairs: dict[tuple[int, int], tuple[Candidate, Candidate]] = {}
+    for first, group in groups:
+        in_several |= seen & group.meanings
+        seen |= group.meanings
+        pairs |= {(first + one.index, first + other.index): (one, other) for one, other in group.twins}
+    for meaning in in_several:
+        some = [(first, one) for first, group in groups for one in group.by_meaning.get(meaning, ())]
+        for (first, one), (other_first, other) in combinations(some, 2):
+            if _are_twins(one, other):
+                pairs[first + one.index, other_first + other.index] = (one, other)
+    for (number, other_number), (earlier, later) in pairs.items():
+        if number != other_number:
+            findings.add(
+                ("routes", other_number, "path"),
+                f'no request can tell the route "{later.route.name}" from "{earlier.route.name}" '
+                f"({earlier.route.origin})",
+                hint="give them different paths, methods, hosts or conditions, or remove one",
+                code="ambiguous-route",
+                other=("routes", number, "path"),
+            )
+
+
+def _are_twins(one: Candidate, other: Candidate) -> bool:
+    """Of two with the same meaning, whether their methods tell them apart."""
+    methods, others = set(one.route.match.methods), set(other.route.match.methods)
+    if not methods or not others:
+        return methods == others
+    return bool(methods & others) and not (methods < others or others < methods)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
+from controlplane.memo import by_identity, same
 from controlplane.origin import Origin
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.resource import Nested, Node, Part, Resource, field
@@ -63,8 +64,9 @@ def references(resource: Resource) -> frozenset[Reference]:
 
 def part_references(resource: Resource) -> Iterator[tuple[Part, frozenset[Reference]]]:
     """Each part of the resource with what it alone names."""
+    type_url = same(resource.type_url)
     for path, part in _paths(resource.tree, ()):
-        yield part, _of_part(resource.type_url, path, part.body)
+        yield part, _of_part(part, type_url, same(path))
 
 
 class _Keyed:
@@ -86,12 +88,12 @@ class _Keyed:
 @lru_cache(maxsize=65_536)
 def _of_version(keyed: _Keyed) -> frozenset[Reference]:
     resource = keyed.resource
-    found = set(_of_body(resource.type_url, _skeleton(resource.tree)))
-    for path, part in _paths(resource.tree, ()):
-        named = _of_part(resource.type_url, path, part.body)
-        if named:
-            found |= named
-    return frozenset(found)
+    type_url = same(resource.type_url)
+    inside = _of_body(type_url, _skeleton(resource.tree))
+    parts: dict[tuple[int, ...], list[Part]] = {}
+    _gather(resource.tree, (), parts)
+    named = {id(one): one for path, some in parts.items() for one in _of_part.each(some, type_url, path)}
+    return inside.union(*named.values())
 
 
 def _located(resource: Resource) -> Iterator[tuple[Reference, Origin | None]]:
@@ -115,6 +117,14 @@ def _paths(tree: tuple[Node, ...], path: tuple[int, ...]) -> Iterator[tuple[tupl
                 pass
 
 
+def _gather(tree: tuple[Node, ...], path: tuple[int, ...], parts: dict[tuple[int, ...], list[Part]]) -> None:
+    """The parts by where they are, in few steps where they are many."""
+    parts.setdefault(same(path), []).extend([node for node in tree if type(node) is Part])
+    for node in tree:
+        if type(node) is Nested:
+            _gather(node.children, (*path, node.field), parts)
+
+
 def _skeleton(tree: tuple[Node, ...]) -> bytes:
     """The tree's bytes without its parts: still a valid message, since every part is a whole field."""
     out = []
@@ -136,9 +146,10 @@ def _wrapped(path: tuple[int, ...], body: bytes) -> bytes:
     return body
 
 
-@lru_cache(maxsize=262_144)
-def _of_part(type_url: str, path: tuple[int, ...], body: bytes) -> frozenset[Reference]:
-    return _of_body(type_url, _wrapped(path, body))
+@by_identity(131_072)
+def _of_part(part: Part, type_url: str, path: tuple[int, ...]) -> frozenset[Reference]:
+    named: frozenset[Reference] = same(_of_body(type_url, _wrapped(path, part.body)))  # alike for most parts
+    return named
 
 
 @lru_cache(maxsize=65_536)

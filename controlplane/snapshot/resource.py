@@ -11,7 +11,7 @@ else of protobuf; it must not know manifests, ir, or gRPC.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -94,10 +94,17 @@ class Resource:
         lifetime = b"" if self.ttl_s is None else f"ttl={self.ttl_s}".encode()
         return blake2b(self.body, digest_size=8, person=lifetime[:16]).hexdigest()
 
-    @property
-    def parts(self) -> Iterator[Part]:
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
         """Every part, in order, at any depth."""
-        return _parts(self.tree)
+        found: list[Part] = []
+        _gather(self.tree, found)
+        return tuple(found)
+
+    @cached_property
+    def part_keys(self) -> frozenset[str]:
+        """The keys of its parts."""
+        return frozenset([part.key for part in self.parts])
 
     def replacing(self, replacements: Mapping[str, bytes]) -> Resource:
         """The same resource with the bodies of the parts named by key replaced; `b""` leaves a part out."""
@@ -128,18 +135,17 @@ def _encode(node: Node) -> bytes:
         case Part():
             return node.body
         case Nested():
-            return field(node.field, b"".join(map(_encode, node.children)))
+            # Most nodes are parts, thousands of them in one.
+            children = [child.body if type(child) is Part else _encode(child) for child in node.children]
+            return field(node.field, b"".join(children))
 
 
-def _parts(tree: tuple[Node, ...]) -> Iterator[Part]:
+def _gather(tree: tuple[Node, ...], found: list[Part]) -> None:
     for node in tree:
-        match node:
-            case Part():
-                yield node
-            case Nested():
-                yield from _parts(node.children)
-            case bytes():
-                pass
+        if type(node) is Part:
+            found.append(node)
+        elif type(node) is Nested:
+            _gather(node.children, found)
 
 
 def _replace(tree: tuple[Node, ...], replacements: Mapping[str, bytes]) -> tuple[Node, ...]:

@@ -59,7 +59,7 @@ _SWITCHED_OFF = encode(packed(route_v3.FilterConfig(disabled=True)))
 
 def host_defaults(routes: Sequence[Route]) -> HostDefaults:
     """What more than half of the routes say alike; nothing for a single route."""
-    traits = list(map(_traits, routes))
+    traits = _traits.each(routes)
     distinct = {id(one): one for one in traits}
     counted = [(distinct[key], count) for key, count in Counter(map(id, traits)).items()]
     retry = _majority((one.retry, count) for one, count in counted if one.is_forwarding)

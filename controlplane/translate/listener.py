@@ -5,7 +5,9 @@ The route table comes by RDS, so an edit of routes never touches a listener, and
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from functools import lru_cache
 
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.config.listener.v3 as listener_v3
@@ -28,7 +30,12 @@ _H2_STREAMS = 100
 
 
 def listener_resource(listener: Listener, gateway: Gateway) -> Resource:
-    """A listener and everything that holds for each request on it."""
+    """A listener and everything that holds for each request on it, whatever the routes are."""
+    return _resource(listener, replace(gateway, route_tables=(), clusters=(), limits=(), troubled=()))
+
+
+@lru_cache(256)
+def _resource(listener: Listener, gateway: Gateway) -> Resource:
     manager = _connection_manager(listener, gateway)
     filter_chain = listener_v3.FilterChain(
         filters=[

@@ -15,7 +15,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 from controlplane.ir.gateway import RouteTable
 from controlplane.ir.route import ErrorResponse, Route, VirtualHost
 from controlplane.memo import by_identity, same
-from controlplane.snapshot.resource import ROUTE, Nested, Node, Part, Resource, field
+from controlplane.snapshot.resource import ROUTE, Nested, Part, Resource, field
 from controlplane.translate.encode import encode
 from controlplane.translate.host_defaults import (
     NO_DEFAULTS,
@@ -68,12 +68,12 @@ def _virtual_host(host: VirtualHost) -> Nested:
     defaults = host_defaults(host.routes)
     head = _virtual_host_head(host.name, host.domains) + host_fields(defaults)
     name = same(host.name)
-    routes: tuple[Node, ...] = tuple(_part(name, route, defaults) for route in host.routes)
+    routes: list[Part] = _part.each(host.routes, name, defaults)
     return Nested(field=_ROUTE_CONFIGURATION_VIRTUAL_HOSTS, children=(head, *routes))
 
 
 @by_identity(_MEMO)
-def _part(host: str, route: Route, defaults: HostDefaults) -> Part:
+def _part(route: Route, host: str, defaults: HostDefaults) -> Part:
     body, alone = _encoded(route, defaults), _encoded(route, NO_DEFAULTS)
     return Part(
         key=f"{host}|{route.key}",

@@ -27,5 +27,5 @@ def _routes(before: Snapshot, after: Snapshot) -> tuple[set[str], int]:
     return {f"route {key}" for key in had - _route_keys(after)}, len(had)
 
 
-def _route_keys(snapshot: Snapshot) -> set[str]:
-    return {part.key for resource in snapshot.of_type(types.ROUTE).values() for part in resource.parts}
+def _route_keys(snapshot: Snapshot) -> frozenset[str]:
+    return frozenset().union(*(resource.part_keys for resource in snapshot.of_type(types.ROUTE).values()))

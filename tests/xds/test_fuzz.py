@@ -36,7 +36,7 @@ WILD = (types.CLUSTER, types.LISTENER)
 def bad(resource: Resource) -> bool:
     """Refused by this client: a cluster or route that says so in its bytes."""
     if resource.type_url == types.ROUTE:
-        return any(part.body == next(_routes(((part.key, REFUSED),)).parts).body for part in resource.parts)
+        return any(part.body == _routes(((part.key, REFUSED),)).parts[0].body for part in resource.parts)
     return resource.type_url == types.CLUSTER and resource.version == made.bad_cluster(resource.name).version
 
 
