@@ -219,6 +219,7 @@ class Stream:
             self._came_back = True
             self._needs.expect(channel.acked.values())
             channel.dirty.update(self._scope(channel))
+            self._owe_short_lived(channel)
             wildcard_began = False
         if is_first and request.version and channel.type_url not in FULL_STATE:
             recall.named(self._memory, channel, request.version, added)
@@ -242,6 +243,7 @@ class Stream:
             channel.dirty.update(channel.sent)
             self._needs.expect(channel.acked.values())
             answer -= channel.sent.keys()
+            self._owe_short_lived(channel)
             if channel.type_url == types.ENDPOINT:
                 answer |= channel.sent.keys() & self._endpoints_due
             if channel.type_url == types.VIRTUAL_HOST:
@@ -380,6 +382,11 @@ class Stream:
             heartbeat=self.variant is Variant.DELTA,
         )
         return self._send(channel, response, Offer(changes={}, content=frozenset(), sent_at=now, is_trial=False))
+
+    def _owe_short_lived(self, channel: Channel) -> None:
+        """A client that comes back may have forgotten these, whatever version it names; their lives begin anew."""
+        if self._knows_ttl:
+            channel.owe(form.name for form in lifetime.held(channel))
 
     def _owe_endpoints(self, changes: Mapping[str, Form]) -> None:
         """A cluster that is new or changed waits for its endpoints, even if they are the ones it had."""

@@ -132,9 +132,7 @@ async def changes(plane: ControlPlane, gateway: Gateway) -> None:
 
 
 @row(SECTION, "N1", "Listeners, routes, clusters, endpoints, secrets, extensions: got, and changed in service", ALL)
-async def test_every_type(
-    variant: Variant, two: tuple[Origin, Origin], authority: Authority, run_folder: Path
-) -> None:
+async def test_every_type(variant: Variant, two: tuple[Origin, Origin], authority: Authority, run_folder: Path) -> None:
     plane, xds = ControlPlane(), free_port()
     gateway = Gateway(variant, xds, two, authority)
     await plane.set_snapshot(gateway.with_(), revision="1")

@@ -41,11 +41,14 @@ class Following:
     runtime: Mapping[str, bool] = field(default_factory=dict)
 
 
+_SOON = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.3s"}}
+
+
 def bootstrap(port: int, how: Following) -> dict[str, object]:
     api = {
         "api_type": how.protocol,
         "transport_api_version": "V3",
-        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds", "retry_policy": _SOON}}],
     }
     kind: dict[str, object] = {"ads": {}} if how.is_aggregated else {"api_config_source": api}
     source = {**kind, "resource_api_version": "V3"}

@@ -1,0 +1,103 @@
+"""Virtual hosts and single clusters on demand, row by row."""
+
+from __future__ import annotations
+
+from envoy.service.discovery.v3 import discovery_pb2
+
+from controlplane.xds.codec import Encoder
+from tests.xds.playbook import Play, line
+from tests.xds.rows import Variant, row
+
+ON_DEMAND = (Variant.DELTA_EACH, Variant.DELTA_ADS)
+
+
+@row("On demand", "H1", "A virtual host is found by its host, and told with the name it was asked for by", ON_DEMAND)
+def test_virtual_host_by_alias(variant: Variant) -> None:
+    play = Play(variant, "VHDS")
+    play.serve(VHDS={"rc/one.test": 1, "rc/*.two.test": 1, "other/one.test": 1})
+    play.ask("rc/one.test", "rc/x.two.test")
+    (response,) = play.hear()
+    assert line(response) == "VHDS rc/one.test@1 rc/*.two.test@1"
+    assert response.aliases == {"rc/one.test": ("rc/one.test",), "rc/*.two.test": ("rc/x.two.test",)}
+
+
+@row("On demand", "H2", "An unknown host is told as a name with its alias and no body", ON_DEMAND)
+def test_unknown_virtual_host(variant: Variant) -> None:
+    play = Play(variant, "VHDS")
+    play.serve(VHDS={"rc/one.test": 1})
+    play.ask("rc/nobody.test")
+    (response,) = play.hear()
+    (one,) = discovery_pb2.DeltaDiscoveryResponse.FromString(Encoder("test").encode(response)).resources
+    assert (one.name, list(one.aliases), one.HasField("resource")) == ("rc/nobody.test", ["rc/nobody.test"], False)
+    assert response.removed == ()
+
+
+@row("On demand", "H3", "A changed route configuration has its known virtual hosts sent again", (Variant.DELTA_ADS,))
+def test_virtual_hosts_after_routes(variant: Variant) -> None:
+    play = Play(variant)
+    play.serve(VHDS={"rc/one.test": 1}, RDS={"rc": 1})
+    play.ask("rc", kind="RDS")
+    play.ask("rc/one.test", kind="VHDS")
+    play.talk()
+    play.serve(VHDS={"rc/one.test": 1}, RDS={"rc": 2})
+    assert play.talk() == ["RDS rc@2", "VHDS rc/one.test@1"]
+
+
+@row("On demand", "H3b", "Routes that wait to hear of virtual hosts hear at once that there are none yet", ON_DEMAND)
+def test_routes_wait_for_virtual_hosts(variant: Variant) -> None:
+    """Envoy's first request names nothing, and its listener waits 15 s for a word about its route configuration."""
+    play = Play(variant, "VHDS")
+    play.serve(VHDS={"rc/one.test": 1}, RDS={"rc": 1})
+    if variant.is_aggregated:
+        play.ask("rc", kind="RDS")
+    play.ask(kind="VHDS")
+    assert play.talk()[-1] == "VHDS -rc/"
+    play.serve(VHDS={"rc/one.test": 1}, RDS={"rc": 1, "added": 1})
+    if variant.is_aggregated:
+        play.ask("added", kind="RDS")
+        assert play.talk() == ["RDS added@1", "VHDS -added/"]
+
+
+@row(
+    "On demand",
+    "H3c",
+    "After a reconnect known virtual hosts are renewed, deleted ones removed, no others sent",
+    ON_DEMAND,
+)
+def test_virtual_hosts_after_reconnect(variant: Variant) -> None:
+    """Envoy says "*" then, and means what it has."""
+    play = Play(variant, "VHDS")
+    play.serve(VHDS={"rc/one.test": 2, "rc/never.test": 1})
+    held = {"rc/one.test": "old", "rc/gone": "old", "rc/nobody.test": ""}
+    play.ask("*", "rc/one.test", "rc/www.gone.test", "rc/nobody.test", held=held)
+    (response,) = play.hear()
+    assert [one.name for one in response.resources] == ["rc/one.test"]
+    assert response.removed == ("rc/gone",)
+    assert response.aliases["rc/www.gone.test"] == ("rc/www.gone.test",)
+    play.ack(response)
+    play.serve(VHDS={"rc/one.test": 2, "rc/never.test": 1, "rc/nobody.test": 1})
+    assert play.talk() == ["VHDS rc/nobody.test@1"]
+
+
+@row("On demand", "H3d", "A host that goes while its routes change is removed, its aliases told", (Variant.DELTA_ADS,))
+def test_virtual_host_gone_with_its_routes(variant: Variant) -> None:
+    play = Play(variant)
+    play.serve(VHDS={"rc/*.test": 1}, RDS={"rc": 1})
+    play.ask("rc", kind="RDS")
+    play.ask("rc/one.test", kind="VHDS")
+    play.talk()
+    play.serve(RDS={"rc": 2})
+    table, hosts = play.hear()
+    assert line(table) == "RDS rc@2"
+    assert hosts.removed == ("rc/*.test",)
+    assert hosts.aliases == {"rc/one.test": ("rc/one.test",)}
+
+
+@row("On demand", "H4", "A single cluster is answered by name, its absence as removal", ON_DEMAND)
+def test_cluster_on_demand(variant: Variant) -> None:
+    play = Play(variant, "CDS")
+    play.serve(CDS={"A": 1, "B": 1})
+    play.ask("A")
+    assert play.talk() == ["CDS A@1"]
+    play.ask("Z")
+    assert play.talk() == ["CDS -Z ?Z"]
