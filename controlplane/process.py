@@ -164,6 +164,7 @@ class Process:
             return "refused", problem.problems
         if outcome is not Outcome.HELD:
             self._built = built
+            self.observer.critical = built.gateway.critical
             self.observer.open_for_s = {
                 service_of(cluster.name): cluster.outliers.ejection_ms / 1000
                 for cluster in built.gateway.clusters

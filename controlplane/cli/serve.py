@@ -89,7 +89,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         extauthz=tuple(map(endpoint, settings.extauthz)), ratelimit=tuple(map(endpoint, settings.ratelimit))
     )
     process = Process(settings.folder, deployment, plane, observer, os.environ, is_watching=settings.watch)
-    admin = Admin("control-plane", checks={"snapshot": process.not_ready})
+    admin = Admin("control-plane", checks={"snapshot": process.not_ready, "critical services": observer.problem})
     admin.get("/status", lambda _: process.status())
     api.register(admin, plane, process.apply, asking(settings.envoy_admin))
     restore(plane, settings.state)

@@ -74,6 +74,7 @@ class Gateway:
     identity: Identity
     limits: tuple[Limit, ...]
     rate_limit_headers: Literal["ietf", "x", "both", "none"] = "ietf"
+    critical: tuple[str, ...] = ()  # services without which the gateway is not ready
     troubled: tuple[str, ...] = ()  # services that are unhealthy or overloaded now: limits may be tightened meanwhile
     response_headers: HeaderMutations
 

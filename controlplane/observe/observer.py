@@ -27,6 +27,8 @@ class Observer:
         self.circuits: tuple[Circuit, ...] = ()
         self.open_for_s: Mapping[str, float] = {}
         """How long each service's circuit stays open: from the manifests, set on each change."""
+        self.critical: tuple[str, ...] = ()
+        """The services without which the gateway is not ready: from the manifests too."""
         self.on_look: Callable[[], Awaitable[None]] | None = None
         """Called after each look at Envoy."""
         self._admins = tuple(map(EnvoyAdmin, addresses))
@@ -42,6 +44,14 @@ class Observer:
         finally:
             for admin in self._admins:
                 await admin.close()
+
+    def problem(self) -> str | None:
+        """Why the gateway is not ready: a critical service has no endpoint that takes requests.
+
+        What no Envoy has told of is not known to be missing: Envoy itself may be waiting for the control plane.
+        """
+        missing = [one.service for one in self.circuits if one.service in self.critical and not one.available]
+        return f"no healthy endpoint: {', '.join(missing)}" if missing else None
 
     async def _look(self) -> None:
         for admin in self._admins:

@@ -301,7 +301,8 @@ class Service(Model):
     auth: AuthField | None = None
     """What its routes ask of callers, added to the gateway's defaults."""
     critical: bool = False
-    """Whether the gateway is ready only while this service is."""
+    """Whether the gateway is ready only while this service has an endpoint that takes requests: the control plane's
+    `/health/ready` says 503 without one."""
     maintenance: Maintenance | None = None
     """Answer 503 for all of it."""
     description: Sentence | None = None
