@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
@@ -14,12 +13,11 @@ from typing import Any
 import pytest
 import websockets
 
-from controlplane.cli.bootstrap import BootstrapSettings, bootstrap
-from serving.address import UnixAddress
 from tests.support.gateway import Gateway
 from tests.support.load import Load
 from tests.support.load_http2 import Http2Load
 from tests.support.origin import Origin
+from tests.support.protocol import PROTOCOLS, speaks
 from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.gateway
@@ -115,17 +113,6 @@ def gateway(run_folder: Path) -> Iterator[Gateway]:
     one.stop()
 
 
-def _speaks(gateway: Gateway, protocol: str) -> None:
-    """Envoy's bootstrap as we print it, but for how the conversation goes."""
-    folder = gateway.folder
-    settings = BootstrapSettings(
-        xds=UnixAddress(folder / "xds.sock"), admin=UnixAddress(folder / "envoy.sock"), node_id="envoy-under-test"
-    )
-    document: dict[str, Any] = dict(bootstrap(settings))
-    document["dynamic_resources"]["ads_config"]["api_type"] = protocol
-    (folder / "bootstrap.json").write_text(json.dumps(document))
-
-
 async def _edit(gateway: Gateway, content: dict[str, Any]) -> None:
     """Saves, and returns when every client has accepted it."""
     gateway.write(content)
@@ -187,7 +174,7 @@ async def _edits(gateway: Gateway, origins: Callable[..., Origin], count: int) -
 
 
 async def _cost_nothing(gateway: Gateway, origins: Callable[..., Origin], protocol: str, count: int) -> None:
-    _speaks(gateway, protocol)
+    speaks(gateway, protocol)
     edited = 0
     async for traffic in _edits(gateway, origins, count):
         edited += 1
@@ -202,9 +189,6 @@ async def _cost_nothing(gateway: Gateway, origins: Callable[..., Origin], protoc
     assert sum(stats.values()) == 0, stats
     spoken = {one["protocol"] for one in (await gateway.tell("GET", "/clients"))["clients"] if one["agent"] == "envoy"}
     assert spoken == {"delta ads" if protocol == "DELTA_GRPC" else "sotw ads"}
-
-
-PROTOCOLS = ["DELTA_GRPC", "GRPC"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
