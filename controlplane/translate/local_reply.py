@@ -93,7 +93,8 @@ REPLIES: tuple[Reply, ...] = (
     Reply(
         code="no_healthy_endpoint",
         error="Service Unavailable",
-        message="Every endpoint of the service is out of rotation: its circuit is open or its health checks fail.",
+        # Envoy calls the three the same; `causeway status` tells 0 of 2 endpoints from 0 of 0.
+        message="No endpoint takes requests: the circuit is open, health checks fail, or no name resolves.",
         flags=("UH",),
         status=503,
     ),

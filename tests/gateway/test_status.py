@@ -60,6 +60,24 @@ async def test_an_open_circuit_is_shown_with_the_time_until_its_retest(gateway: 
     await until("the open circuit", is_open)
 
 
+async def test_a_name_that_does_not_resolve_is_a_service_without_endpoints(gateway: Gateway) -> None:
+    await gateway.apply(
+        {
+            "services": {"lost": {"endpoints": ["nowhere.invalid:80"]}},
+            "routes": [{"path": "/**", "service": "lost", "auth": "public"}],
+        }
+    )
+    refused = await gateway.request("GET", "/")
+    assert (refused.status, refused.json()["code"]) == (503, "no_healthy_endpoint")
+    assert "no name resolves" in refused.json()["message"]
+
+    async def is_told() -> bool:
+        services = json.loads((await status(gateway, "--json")).stdout)["services"]
+        return {one["name"]: one["health"] for one in services} == {"lost": "0/0 endpoints"}
+
+    await until("no endpoints shown", is_told)
+
+
 async def test_an_edit_that_is_refused_is_shown_with_its_place_and_ends_with_1(
     gateway: Gateway, origin: Origin
 ) -> None:

@@ -41,6 +41,11 @@ def test_a_failed_test_opens_it_again_for_the_whole_time() -> None:
     assert states == [(State.OPEN, 30.0), (State.HALF_OPEN, None), (State.OPEN, 30.0)]
 
 
+def test_without_traffic_nothing_is_tested_and_it_stays_half_open() -> None:
+    states = run((0, (seen(ejected=True),)), (30, (seen(ejected=False),)), (3_000, (seen(ejected=False),)))
+    assert states[1:] == [(State.HALF_OPEN, None)] * 2
+
+
 def test_one_endpoint_left_keeps_it_closed() -> None:
     other = seen(ejected=False, address="10.0.0.2:80")
     assert run((0, (seen(ejected=True), other))) == [(State.CLOSED, None)]
