@@ -20,7 +20,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from controlplane.ir.cluster import OutlierDetection
 from controlplane.ir.names import service_of
 from controlplane.manifests.load import Memory, Refused
-from controlplane.manifests.watch import watch
+from controlplane.manifests.watch import Change, watch
 from controlplane.observe.observer import Observer, as_json
 from controlplane.reconcile import Built, build
 from controlplane.resolve.resolve import Deployment
@@ -105,7 +105,7 @@ class Process:
                 await self.read()
                 self.has_read.set()
             else:
-                await self._read_early()
+                await self._read_early(change)
 
     async def read(self, *, confirmed: bool = False, canary: str = "") -> Reload:
         """Reads the folder once. What is wrong comes back in the result; what is served stays then."""
@@ -131,7 +131,7 @@ class Process:
             _log.info("manifests read", outcome=outcome, took_ms=round(took * 1000))
         return self.reload
 
-    async def _read_early(self) -> None:
+    async def _read_early(self, change: Change) -> None:
         """Serves an edit before it has settled, if nothing that is served goes away by it.
 
         An edit of several files is seen between two of them. What it adds or changes can go live by then; what seems to
@@ -140,7 +140,9 @@ class Process:
         async with self._lock:
             built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
             served = self.plane.snapshot
-            if isinstance(built, Built) and served is not None and not _removes(served, built.snapshot):
+            if not isinstance(built, Built) or served is None or _removes(served, built.snapshot):
+                return
+            if change.holds():  # else a file may have been read in the middle of its next change
                 await self._serve(built, confirmed=False)
 
     async def apply(self, confirmed: bool, canary: str = "") -> dict[str, object]:

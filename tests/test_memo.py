@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from controlplane.memo import by_identity
+import gc
+import weakref
+
+from controlplane.memo import begin_build, by_identity
 
 
 def test_a_value_is_looked_at_once() -> None:
@@ -30,7 +33,7 @@ def test_equal_values_that_are_not_the_same_are_looked_at_apart() -> None:
         calls.append(value)
         return sum(value)
 
-    one, other = tuple([1, 2]), tuple([1, 2])
+    one, other = tuple(range(1, 3)), tuple(range(1, 3))
     assert total.each([one, other, one]) == [3, 3, 3]
     assert len(calls) == 2
 
@@ -61,3 +64,44 @@ def test_an_identity_is_not_taken_for_another_value() -> None:
 
     for number in range(1_000):
         assert text([number]) == f"[{number}]"
+
+
+class Thing:
+    """Something that can be seen to go."""
+
+
+def test_what_two_builds_do_not_ask_for_is_forgotten() -> None:
+    calls: list[type] = []
+
+    @by_identity(100)
+    def kind(value: Thing) -> type:
+        calls.append(type(value))
+        return type(value)
+
+    kept, dropped = Thing(), Thing()
+    gone = weakref.ref(dropped)
+    kind.each([kept, dropped])
+    del dropped
+    for _ in range(3):
+        begin_build()
+        kind(kept)
+    gc.collect()
+    assert gone() is None
+    assert len(calls) == 2, "what every build asks for is looked at once"
+
+
+def test_builds_that_ask_for_nothing_forget_nothing() -> None:
+    """A build that stops at its first problem comes no further than to the files."""
+    calls: list[Thing] = []
+
+    @by_identity(100)
+    def itself(value: Thing) -> Thing:
+        calls.append(value)
+        return value
+
+    one = Thing()
+    itself(one)
+    for _ in range(5):
+        begin_build()
+    itself(one)
+    assert calls == [one]

@@ -198,12 +198,29 @@ def manifest_files(folder: Path) -> list[Path]:
     """The manifest files of a folder, sorted. Raises OSError where it cannot be read."""
     if not folder.is_dir():
         return [folder] if folder.exists() else []
-    found: list[Path] = []
-    seen: set[str] = set()
+    return [
+        Path(here) / name
+        for here, names in _walk(folder)
+        for name in sorted(names)
+        if name.endswith(SUFFIXES) and not name.startswith(".")
+    ]
+
+
+def manifest_folders(folder: Path) -> list[Path]:
+    """The folders where a manifest may come or go: what is walked, or what holds the folder when it is none."""
+    try:
+        return [Path(here) for here, _ in _walk(folder)] if folder.is_dir() else [folder.parent]
+    except OSError:
+        return [folder]
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder once, with the names of its files. Symlinks are followed, hidden folders are not looked into."""
 
     def failed(error: OSError) -> None:
         raise error
 
+    seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=failed):
         real = os.path.realpath(here)
         if real in seen:
@@ -211,8 +228,7 @@ def manifest_files(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(here) / n for n in sorted(names) if n.endswith(SUFFIXES) and not n.startswith(".")]
-    return found
+        yield here, names
 
 
 def _contents(folder: Path, problems: list[Problem]) -> list[tuple[str, bytes]]:

@@ -6,8 +6,8 @@ whole, all look the same from here. Where events are missing (network file syste
 looked at every `poll_s` anyway.
 
 Files settle before they are believed: one written in place may be half of what it is going to be, and an edit may be
-several files. Who wants to be early is told twice: at once when every changed file was put in place whole (by renaming,
-or by swinging a symlink), and again when nothing moves any more.
+several files. Who wants to be early is told twice: at once when every changed file is in place whole (its writer has
+closed it, or it was renamed there, or the symlink to it was swung), and again when nothing moves any more.
 """
 
 from __future__ import annotations
@@ -17,21 +17,18 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from watchfiles import awatch
-
-from controlplane.manifests.load import LARGEST_FOLDER, manifest_files
+from controlplane.manifests.events import FolderEvents
+from controlplane.manifests.load import LARGEST_FOLDER, manifest_files, manifest_folders
 
 QUIET_S = 0.025
-MOST_CHECKS = 20
+LONGEST_S = 0.5  # where it never gets quiet, what is there by then is told
 YOUNG_S = 2.0  # a file changed so recently may change again within its time stamp's resolution
 
 _MISSING = b"missing"
-_DEVICE, _INODE, _, _MODIFIED, _CHANGED = range(5)  # in a file's status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +38,8 @@ class Change:
     files: tuple[str, ...]
     is_settled: bool = True
     """False: each file is whole, but others may follow that belong to the same edit."""
+    holds: Callable[[], bool] = field(default=lambda: True, compare=False, repr=False)
+    """Of what is not settled: whether everything still is as it was told."""
 
 
 async def watch(
@@ -57,79 +56,79 @@ async def watch(
     caller is busy with one change is told by the next. Ends only by being closed or cancelled.
     """
     look = _Look()
-    seen = await asyncio.to_thread(look.at, folder, included())
-    yield Change(files=tuple(sorted(seen)))
-    wakes = _Wakes(folder, poll_s, events=events)
+    told = FolderEvents()
+
+    async def seen_now() -> dict[str, bytes]:
+        digests = await asyncio.to_thread(look.at, folder, included())
+        told.listen(look.folders)
+        return digests
+
+    if events:
+        told.open()
     try:
+        seen = await seen_now()
+        yield Change(files=tuple(sorted(seen)))
         while True:
-            await wakes.next(included())
-            now = await asyncio.to_thread(look.at, folder, included())
-            if early and now != seen and look.is_whole(path for path in now if now[path] != seen.get(path)):
-                yield Change(files=_changed(seen, now), is_settled=False)
-            now = await _settled(look, folder, included, seen, now)
+            await told.moved(within_s=poll_s)
+            now, early_told = await seen_now(), seen
+            deadline = time.monotonic() + LONGEST_S
+            while now != seen and time.monotonic() < deadline:
+                changed = _changed(seen, now)
+                if early and now != early_told and all(look.is_whole(path, told) for path in changed if path in now):
+                    early_told = now
+                    yield Change(files=changed, is_settled=False, holds=told.is_calm)
+                has_moved = await told.moved(within_s=QUIET_S)
+                before, now = now, await seen_now()
+                if now == before and not has_moved:
+                    break
             if now != seen:
                 changed, seen = _changed(seen, now), now
+                look.believe()
                 yield Change(files=changed)
     finally:
-        await wakes.close()
+        told.close()
 
 
 def _changed(before: dict[str, bytes], after: dict[str, bytes]) -> tuple[str, ...]:
     return tuple(sorted(path for path in after.keys() | before.keys() if after.get(path) != before.get(path)))
 
 
-async def _settled(
-    look: _Look,
-    folder: Path,
-    included: Callable[[], Iterable[Path]],
-    seen: dict[str, bytes],
-    now: dict[str, bytes],
-) -> dict[str, bytes]:
-    """What is there once nothing moves any more: a save may be several writes, a copy several files."""
-    for _ in range(MOST_CHECKS):
-        if now == seen:
-            return now
-        await asyncio.sleep(QUIET_S)
-        again = await asyncio.to_thread(look.at, folder, included())
-        if again == now:
-            return now
-        now = again
-    return now
-
-
 @dataclass(slots=True)
 class _Look:
     """Looks at files; reads again only those whose status is another."""
 
+    folders: frozenset[str] = frozenset()
+    """Where something has to happen for a file to be another: real paths."""
     _known: dict[str, tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
-    _identities: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _replaced: set[str] = field(default_factory=set)
+    _real: dict[str, str] = field(default_factory=dict)
+    _believed: dict[str, str] = field(default_factory=dict)
 
-    def is_whole(self, paths: Iterable[str]) -> bool:
-        """Whether each of these was put in place as it is now: another file took its name, or its link was swung."""
-        return all(path in self._replaced for path in paths)
+    def is_whole(self, path: str, told: FolderEvents) -> bool:
+        """Whether a file is in place as it is going to be: it was put there so, or the symlink to it was swung."""
+        real, before = self._real.get(path, ""), self._believed.get(path)
+        is_linked = os.path.dirname(real) != os.path.realpath(os.path.dirname(path))
+        return told.is_whole(real) or (is_linked and before is not None and real != before)
+
+    def believe(self) -> None:
+        """What was seen last is what is known from now on."""
+        self._believed = self._real
 
     def at(self, folder: Path, included: Iterable[Path]) -> dict[str, bytes]:
         """The digest of every file, by path."""
+        extra = list(included)
         try:
             files = manifest_files(folder)
         except OSError:
             files = []
-        digests = {str(path): self._digest(path) for path in (*files, *included)}
+        digests = {str(path): self._digest(path) for path in (*files, *extra)}
         self._known = {path: known for path, known in self._known.items() if path in digests}
-        identities = {path: (known[0][_DEVICE], known[0][_INODE]) for path, known in self._known.items()}
-        self._replaced = {
-            path
-            for path, one in identities.items()
-            if (self._identities[path] != one if path in self._identities else self._came_whole(path))
-        }
-        self._identities = identities
+        within = {parent: os.path.realpath(parent) for parent in {os.path.dirname(path) for path in digests}}
+        self._real = {path: _real(path, within[os.path.dirname(path)]) for path in digests}
+        self.folders = frozenset((*within.values(), *map(os.path.dirname, self._real.values())))
+        self.folders |= {os.path.realpath(one) for one in manifest_folders(folder)}
+        if not self._believed:
+            self.believe()
         return digests
-
-    def _came_whole(self, path: str) -> bool:
-        """Whether a file that is new here was written elsewhere: it was renamed after its last write (rename(2))."""
-        status = self._known[path][0]
-        return status[_CHANGED] > status[_MODIFIED]
 
     def _digest(self, path: Path) -> bytes:
         try:
@@ -148,62 +147,6 @@ class _Look:
         return digest
 
 
-class _Wakes:
-    """Waits for the operating system to say that something moved, at most so long."""
-
-    def __init__(self, folder: Path, poll_s: float, *, events: bool) -> None:
-        self._folder = folder if folder.is_dir() else folder.parent
-        self._poll_s = poll_s
-        self._events = events
-        self._moved = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._watched: tuple[object, ...] = ()
-
-    async def next(self, included: Iterable[Path]) -> None:
-        """Returns when something may have changed."""
-        if self._events:
-            await self._listen(included)
-        # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of what it waits for.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_s):
-                await self._moved.wait()
-        self._moved.clear()
-
-    async def close(self) -> None:
-        """Stops listening."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-
-    async def _listen(self, included: Iterable[Path]) -> None:
-        """Listens to the folders as they are now: one that was replaced is another, with the same name."""
-        folders = sorted({self._folder, *(path.parent for path in included)})
-        watched = tuple((folder, identity) for folder in folders if (identity := _identity(folder)) is not None)
-        if watched == self._watched and self._task is not None and not self._task.done():
-            return
-        await self.close()
-        is_new, self._watched = watched != self._watched, watched
-        if watched:
-            self._task = self._start([folder for folder, _ in watched])
-            await asyncio.sleep(0)  # it listens once it runs
-        if is_new:
-            self._moved.set()  # what changed before we listened would not be told
-
-    def _start(self, folders: list[Path]) -> asyncio.Task[None]:
-        return asyncio.create_task(self._follow(folders))
-
-    async def _follow(self, folders: list[Path]) -> None:
-        # The folder may go away, or the system may have no watches left; then polling is what remains.
-        with suppress(OSError, RuntimeError):
-            async for _ in awatch(*folders, watch_filter=None, debounce=20, step=1, recursive=True):
-                self._moved.set()
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(folder)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _real(path: str, folder: str) -> str:
+    """The real path of a file whose folder's is known."""
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(folder, os.path.basename(path))

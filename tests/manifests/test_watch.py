@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.manifests.watch import Change, watch
+from controlplane.manifests.watch import QUIET_S, Change, watch
 
 PATIENCE_S = 10.0
 POLL_S = 30.0  # so long that only events can be what woke the watcher
@@ -211,12 +211,115 @@ async def test_who_wants_to_be_early_is_told_at_once_of_files_put_in_place_whole
     await changes.aclose()
 
 
-async def test_a_file_written_in_place_is_told_only_when_it_has_settled(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("a: 1\n")
-    changes = watch(tmp_path, early=True)
+async def test_a_file_written_in_place_is_early_once_its_writer_has_closed_it(folder: Path) -> None:
+    changes = watch(folder, early=True, poll_s=POLL_S)
     await anext(changes)
     told = asyncio.ensure_future(anext(changes))
     await asyncio.sleep(0)
-    (tmp_path / "a.yaml").write_text("a: 2\n")
-    assert (await told).is_settled
+    with (folder / "a.yaml").open("w") as half:
+        half.write("routes: [] # half")
+        half.flush()
+        done, _ = await asyncio.wait([told], timeout=QUIET_S / 2)
+        assert not done, "half a file is not believed"
+        half.write(" and half\n")
+    assert not (await told).is_settled
+    assert (await anext(changes)).is_settled
     await changes.aclose()
+
+
+async def test_a_file_that_is_open_for_long_is_told_when_it_is_quiet(folder: Path) -> None:
+    changes = watch(folder, early=True, poll_s=POLL_S)
+    await anext(changes)
+    told = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    with (folder / "a.yaml").open("w") as never_closed:
+        never_closed.write("routes: [] # other\n")
+        never_closed.flush()
+        assert (await asyncio.wait_for(told, PATIENCE_S)).is_settled
+    await changes.aclose()
+
+
+async def test_a_new_file_is_early_however_it_came(folder: Path) -> None:
+    changes = watch(folder, early=True, poll_s=POLL_S)
+    await anext(changes)
+    for name in ("written.yaml", "renamed.yaml"):
+        told = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)
+        (folder / ".draft").write_text("services: {}\n")
+        if name == "renamed.yaml":
+            (folder / ".draft").replace(folder / name)
+        else:
+            (folder / name).write_text("services: {}\n")
+        early, settled = await told, await anext(changes)
+        assert (early.files, early.is_settled) == ((str(folder / name),), False)
+        assert (settled.files, settled.is_settled) == ((str(folder / name),), True)
+    await changes.aclose()
+
+
+async def test_what_moves_after_it_was_told_early_does_not_hold(folder: Path) -> None:
+    """Who has read the folder meanwhile may have read another half."""
+    changes = watch(folder, early=True, poll_s=POLL_S)
+    await anext(changes)
+    told = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    write_in_place(folder)
+    change = await told
+    assert change.holds()
+    with (folder / "a.yaml").open("w"):
+        assert not change.holds()
+    await changes.aclose()
+
+
+async def test_a_file_unlinked_and_written_anew_is_not_believed_before_it_is_closed(folder: Path) -> None:
+    """How some editors save: the file has another identity at once, and its content only later."""
+    changes = watch(folder, early=True, poll_s=POLL_S)
+    await anext(changes)
+    told = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    (folder / "a.yaml").rename(folder / "a.yaml~")
+    with (folder / "a.yaml").open("w") as anew:
+        anew.write("routes: [] # half\n")
+        anew.flush()
+        change = await asyncio.wait_for(told, PATIENCE_S)
+        assert change.is_settled
+    await changes.aclose()
+
+
+async def test_a_symlink_swung_is_early(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    for version in ("..v1", "..v2"):
+        (volume / version).mkdir(parents=True)
+        (volume / version / "a.yaml").write_text(f"routes: [] # {version}\n")
+    (volume / "..data").symlink_to("..v1")
+    (volume / "a.yaml").symlink_to("..data/a.yaml")
+    changes = watch(volume, early=True, poll_s=POLL_S)
+    await anext(changes)
+    told = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    (volume / "..data_tmp").symlink_to("..v2")
+    os.replace(volume / "..data_tmp", volume / "..data")
+    assert not (await told).is_settled
+    await changes.aclose()
+
+
+async def test_a_file_behind_a_symlink_is_followed_where_it_lives(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "real.yaml").write_text("services: {}\n")
+    (folder / "linked.yaml").symlink_to(elsewhere / "real.yaml")
+    async with watching(folder) as following:
+        change = following()
+        await asyncio.sleep(0)
+        (elsewhere / "real.yaml").write_text("services: {} # other\n")
+        assert (await change).files == (str(folder / "linked.yaml"),)
+
+
+async def test_a_folder_that_never_gets_quiet_is_told_all_the_same(folder: Path) -> None:
+    async with watching(folder) as following:
+        change = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        while not change.done():
+            (folder / "noise.log").write_text("x")
+            await asyncio.sleep(QUIET_S / 5)
+        assert (await change).files == (str(folder / "a.yaml"),)
