@@ -126,9 +126,12 @@ def _check_audience(claims: Mapping[str, Json], policy: IssuerPolicy) -> None:
     named = [audience] if isinstance(audience, str) else audience
     if not isinstance(named, list) or not 0 < len(named) <= MAX_AUDIENCES:
         raise TokenRefused("token_malformed", "aud")
-    if not all(isinstance(one, str) and one for one in named):
-        raise TokenRefused("token_malformed", "aud")
-    if not any(one in policy.audiences for one in named):
+    is_ours = False
+    for one in named:
+        if not isinstance(one, str) or not one:
+            raise TokenRefused("token_malformed", "aud")
+        is_ours = is_ours or one in policy.audiences
+    if not is_ours:
         raise TokenRefused("audience_mismatch")
 
 

@@ -28,12 +28,12 @@ class ValueRefused(ValueError):  # noqa: N818
 
 def element(value: object) -> str:
     """`value` as one header value: text of 1 to 256 visible ASCII characters without a comma. Raises ValueRefused."""
+    if isinstance(value, str) and _ELEMENT.fullmatch(value):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and abs(value) < 2**63:
         return str(value)
-    if isinstance(value, str) and _ELEMENT.fullmatch(value):
-        return value
     raise ValueRefused("not visible ASCII without commas and spaces")
 
 
@@ -44,9 +44,12 @@ def elements(value: Json) -> tuple[str, ...]:
     found = [one for one in _SEPARATORS.split(value) if one] if isinstance(value, str) else value
     if not isinstance(found, list) or len(found) > MAX_LIST:
         raise ValueRefused(f"not a list of at most {MAX_LIST}")
-    if not all(isinstance(one, str) for one in found):
-        raise ValueRefused("a list holds something else than text")
-    return tuple(dict.fromkeys(element(one) for one in found))
+    kept: dict[str, None] = {}
+    for one in found:
+        if not isinstance(one, str):
+            raise ValueRefused("a list holds something else than text")
+        kept[element(one)] = None
+    return tuple(kept)
 
 
 def joined(values: tuple[str, ...]) -> str:
@@ -71,6 +74,8 @@ def claim(claims: Mapping[str, Json], name: str) -> Json:
     """A claim by its name, or by a path with dots into nested objects; None when it is not there."""
     if name in claims:
         return claims[name]
+    if "." not in name:
+        return None
     found: Json = dict(claims)
     for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
