@@ -5,8 +5,9 @@ Domains match as Envoy matches them: exact, then the longest `*.suffix`, then th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from envoy.config.route.v3 import route_components_pb2
 
@@ -35,30 +36,39 @@ def find(snapshot: Snapshot, name: str) -> Resource | None:
     if name in hosts:
         return hosts[name]
     table, _, host = name.rpartition("/")
-    ranked = [
-        (rank, resource)
-        for resource in hosts.values()
-        if resource.name.rpartition("/")[0] == table
-        and (rank := _rank(_domains(resource.body), host.lower())) is not None
-    ]
-    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+    serving = _tables(snapshot).get(table)
+    if serving is None or not host:
+        return None
+    return next((serving[domain] for domain in _candidates(host.lower()) if domain in serving), None)
+
+
+_Serving = dict[str, Resource]
+"""Which virtual host of a route configuration serves a domain, as the domain is written."""
+
+
+def _candidates(host: str) -> Iterator[str]:
+    """Domains that mean the host, best first."""
+    yield host
+    yield from (f"*{host[start:]}" for start in range(1, len(host)))
+    yield from (f"{host[:end]}*" for end in range(len(host) - 1, 0, -1))
+    yield "*"
+
+
+_KNOWN: WeakKeyDictionary[Snapshot, dict[str, _Serving]] = WeakKeyDictionary()
+
+
+def _tables(snapshot: Snapshot) -> dict[str, _Serving]:
+    """Read once for each snapshot: a change asks about every name of every client."""
+    if snapshot not in _KNOWN:
+        tables: dict[str, _Serving] = {}
+        for name, resource in snapshot.of_type(VIRTUAL_HOST).items():
+            serving = tables.setdefault(name.rpartition("/")[0], {})
+            for domain in _domains(resource.body):
+                serving.setdefault(domain, resource)
+        _KNOWN[snapshot] = tables
+    return _KNOWN[snapshot]
 
 
 @lru_cache(maxsize=16_384)
 def _domains(body: bytes) -> tuple[str, ...]:
     return tuple(domain.lower() for domain in route_components_pb2.VirtualHost.FromString(body).domains)
-
-
-def _rank(domains: tuple[str, ...], host: str) -> tuple[int, int] | None:
-    ranks = [rank for domain in domains if (rank := _match(domain, host)) is not None]
-    return max(ranks, default=None)
-
-
-def _match(domain: str, host: str) -> tuple[int, int] | None:
-    if domain == "*":
-        return (0, 0)
-    if domain.startswith("*"):
-        return (2, len(domain)) if host.endswith(domain[1:]) and len(host) >= len(domain) else None
-    if domain.endswith("*"):
-        return (1, len(domain)) if host.startswith(domain[:-1]) and len(host) >= len(domain) else None
-    return (3, len(domain)) if domain == host else None

@@ -35,7 +35,8 @@ FULL_STATE = frozenset({types.LISTENER, types.CLUSTER, types.RATE_LIMIT_CONFIG})
 """State of the world: a response of these types holds everything; what it does not hold is deleted."""
 
 REPEATED = frozenset({types.SECRET, types.EXTENSION})
-"""State of the world: a response of these types repeats what the client has. Envoy's unified mux reads less as none."""
+"""What listeners and clusters are made of: an Envoy keeps it as long as it asks for it, so that one that drains has it.
+State of the world: a response of these types repeats what the client has. Envoy's unified mux reads less as none."""
 
 LEGACY_WILDCARD = frozenset({types.LISTENER, types.CLUSTER, types.RATE_LIMIT_CONFIG})
 """A client that never named a resource of these types asks for all of them."""

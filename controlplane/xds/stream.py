@@ -30,6 +30,7 @@ from controlplane.xds.needs import Needs
 from controlplane.xds.protocol import (
     FULL_STATE,
     ORDER,
+    REPEATED,
     SOTW_WRAPPER_FEATURE,
     TTL_FEATURE,
     DeltaRequest,
@@ -337,9 +338,11 @@ class Stream:
         target = self._find(channel, name)
         if target is None or not channel.subscription.covers(name) or not self._may_see(channel, target):
             held = channel.sent.get(name)
-            if held is None or held is ABSENT or not self._needs.is_used(channel.type_url, name):
+            if held is None or held is ABSENT:
                 return ABSENT
-            return None
+            if channel.type_url in REPEATED and name in channel.subscription.names and not self._sees_policies:
+                return held  # what names it may be draining still; the client takes the name back when it is done
+            return None if self._needs.is_used(channel.type_url, name) else ABSENT
         form, verdicts = blame.tried(channel, target)
         self._verdicts += verdicts
         if form.version == channel.sent.get(name, ABSENT).version:

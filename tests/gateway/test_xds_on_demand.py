@@ -17,6 +17,7 @@ from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
 from tests.support.client import Address, Response, request
 from tests.support.envoy import Envoy
+from tests.support.load import Load
 from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 from tests.xds import made, made_types
@@ -174,3 +175,39 @@ async def test_clusters(variant: Variant, origins: Callable[..., Origin], run_fo
 
 async def _has(envoy: Envoy, *names: str) -> bool:
     return (await envoy.clusters()).keys() == {"xds", *names}
+
+
+@row(
+    SECTION,
+    "N4b",
+    "The cluster behind a virtual host on demand is exchanged under load without losing a request",
+    (Variant.DELTA_ADS,),
+)
+async def test_clusters_behind_a_virtual_host(
+    variant: Variant, origins: Callable[..., Origin], run_folder: Path
+) -> None:
+    xds, port, origin = free_port(), free_port(), origins("one")
+    plane = ControlPlane()
+
+    def through(cluster: str) -> Snapshot:
+        return Snapshot.of(
+            [
+                made.cluster(cluster),
+                made.endpoints(cluster, origin.port),
+                made_types.virtual_host("rc", "all", "*.test", to=cluster),
+                made_types.routes_on_demand("rc", says="static"),
+                made_types.listener("l", port, "rc", on_demand=made_types.on_demand()),
+            ]
+        )
+
+    await plane.set_snapshot(through("c"))
+    async with serving(plane, port=xds), following(xds, run_folder, how=how(variant)) as envoy:
+        await envoy.ready()
+        async with Load(Address(port=port), ["/"], connections=3) as load:
+            await load.more(20)
+            for number in range(40):
+                await plane.set_snapshot(through(f"c{number}"), revision=str(number))
+                await until("all of it", lambda: all(one.revision == plane.revision for one in plane.sessions))
+            await load.more(20)
+        assert load.failures == {}, load.first_failures[:5]
+        assert (await envoy.clusters()).keys() == {"xds", "c39"}

@@ -16,6 +16,7 @@ from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
 from tests.serving.certificates import Authority
 from tests.support.client import Address, Response, request
+from tests.support.load import Load
 from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 from tests.xds import made, made_types
@@ -187,3 +188,32 @@ async def test_refused_extension(
         await live(plane)
         assert plane.status().kept_back == ()
         assert await gateway.seen(0) == ("a.test", "3", "one")
+
+
+@row(SECTION, "N3b", "An extension is exchanged for another under load without losing a request", ADS)
+async def test_exchanged_extension(variant: Variant, two: tuple[Origin, Origin], run_folder: Path) -> None:
+    """Envoy answers 500 as soon as an extension is gone that a listener in use names."""
+    plane, xds, port = ControlPlane(), free_port(), free_port()
+
+    def through(extension: str) -> Snapshot:
+        return Snapshot.of(
+            [
+                made.cluster("c"),
+                made.endpoints("c", two[0].port),
+                made.routes("rc", {"/": "c"}),
+                made_types.extension(extension, extension),
+                made_types.listener("l", port, "rc", extensions=(extension,)),
+            ]
+        )
+
+    await plane.set_snapshot(through("x"))
+    async with serving(plane, port=xds), following(xds, run_folder, how=how(variant)) as envoy:
+        await envoy.ready()
+        async with Load(Address(port=port), ["/"], connections=3) as load:
+            await load.more(20)
+            for number in range(20):
+                await plane.set_snapshot(through(f"x{number}"), revision=str(number))
+                await until("all of it", lambda: all(one.revision == plane.revision for one in plane.sessions))
+            await load.more(20)
+        assert load.failures == {}, load.first_failures[:5]
+        assert (await request(Address(port=port), "GET", "/")).header("x-extension") == "x19"

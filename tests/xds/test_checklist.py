@@ -319,7 +319,7 @@ def test_changes_come_with_the_rest(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@2 B@1 ?Z"]
 
 
-@row("Grouping and deletion", "G4", "Deletions are told by name", DELTA, EVERY)
+@row("Grouping and deletion", "G4", "Deletions are told by name", DELTA, (*FULL, *NAMED, "RLS"))
 def test_deletion_by_name(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -327,6 +327,30 @@ def test_deletion_by_name(variant: Variant, kind: str) -> None:
     play.talk()
     play.serve(**{kind: {}})
     assert play.talk() == [f"{kind} -A -B"]
+
+
+@row(
+    "Grouping and deletion",
+    "G4b",
+    "What a listener that drains may need is left to who asks for it",
+    ALL,
+    ("SDS", "ECDS"),
+)
+def test_not_taken_while_asked_for(variant: Variant, kind: str) -> None:
+    """Envoy answers 500 without the extension, for as long as it drains; it takes the name back afterwards."""
+    play = Play(variant, kind)
+    play.serve(**{kind: {"A": 1, "B": 1}})
+    play.ask("A", "B")
+    play.talk()
+    play.serve(**{kind: {"B": 1}})
+    assert play.talk() == []
+    assert play.stream.is_settled
+    play.serve(**{kind: {"B": 2}})
+    assert play.talk() == [f"{kind} A@1 B@2" if variant in SOTW else f"{kind} B@2"]
+    play.only("B", before=("A", "B"))
+    assert play.talk() == []
+    play.ask(*(("A", "B") if variant in SOTW else ("A",)))
+    assert play.talk() == [f"{kind} B@2 ?A" if variant in SOTW else f"{kind} -A ?A"]
 
 
 # Order
@@ -487,6 +511,16 @@ def test_policy_documents(variant: Variant) -> None:
         play.ask("*", "causeway.extauthz")
         heard = play.talk()
         assert heard == hears if hears else "extauthz@" not in " ".join(heard)
+
+
+@row("Audience", "U1b", "A service is told when a document of its goes", DELTA)
+def test_policy_document_goes(variant: Variant) -> None:
+    play = Play(variant, "ECDS", node=Node(id="x", agent="causeway"))
+    play.serve(state(ECDS=[known(made.policy("causeway.extauthz", "{}"), 1)]))
+    play.ask("causeway.extauthz")
+    play.talk()
+    play.serve(state())
+    assert play.talk() == ["ECDS -causeway.extauthz"]
 
 
 @row("Audience", "U2", "Listeners of gRPC clients are given by name, never in Envoy's wildcard", ALL)

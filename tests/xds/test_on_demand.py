@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
+from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds import ondemand
 from controlplane.xds.codec import Encoder
+from tests.xds import made_types
 from tests.xds.playbook import Play, line
 from tests.xds.rows import Variant, row
 
@@ -101,3 +107,56 @@ def test_cluster_on_demand(variant: Variant) -> None:
     assert play.talk() == ["CDS A@1"]
     play.ask("Z")
     assert play.talk() == ["CDS -Z ?Z"]
+
+
+DOMAINS = {
+    "exact": ("one.test", "Mixed.Test"),
+    "suffix": ("*.test",),
+    "longer": ("*.one.test", "*-x.one.test"),
+    "prefix": ("one.*",),
+    "longer-prefix": ("one.two.*",),
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "serves"),
+    [
+        ("one.test", "exact"),
+        ("ONE.test", "exact"),
+        ("mixed.test", "exact"),
+        ("www.one.test", "longer"),
+        ("www-x.one.test", "longer"),
+        ("two.test", "suffix"),
+        (".test", None),
+        ("one.example", "prefix"),
+        ("one.two.example", "longer-prefix"),
+        ("one.", None),
+        ("else.example", None),
+        ("", None),
+    ],
+)
+def test_domains(host: str, serves: str | None) -> None:
+    """As Envoy matches them: exact, the longest suffix, the longest prefix; an asterisk is at least one letter."""
+    snapshot = Snapshot.of(made_types.virtual_host("rc", name, *domains) for name, domains in DOMAINS.items())
+    found = ondemand.find(snapshot, f"rc/{host}")
+    assert (found.name if found else None) == (f"rc/{serves}" if serves else None)
+    assert ondemand.find(snapshot, f"other/{host}") is None
+
+
+def test_a_host_for_everything_comes_last() -> None:
+    hosts = {"all": ("*",), "some": ("*.test",)}
+    snapshot = Snapshot.of(made_types.virtual_host("rc", name, *domains) for name, domains in hosts.items())
+    assert [getattr(ondemand.find(snapshot, f"rc/{host}"), "name", None) for host in ("a.test", "b.example", "")] == [
+        "rc/some",
+        "rc/all",
+        None,
+    ]
+
+
+def test_many_hosts_are_found_quickly() -> None:
+    """One change asks about every name that every client knows."""
+    snapshot = Snapshot.of(made_types.virtual_host("rc", str(n), f"h{n}.test", f"*.h{n}.test") for n in range(2_000))
+    ondemand.find(snapshot, "rc/h1.test")
+    began = time.process_time()
+    assert all(ondemand.find(snapshot, f"rc/www.h{number}.test") for number in range(2_000))
+    assert time.process_time() - began < 1.0
