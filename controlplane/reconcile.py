@@ -15,6 +15,7 @@ from controlplane.ir.gateway import Gateway
 from controlplane.manifests.load import Memory, Refused, Sources, load
 from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.problem import Problem, in_order
+from controlplane.memo import begin_build
 from controlplane.resolve.findings import Finding
 from controlplane.resolve.resolve import Deployment, resolve
 from controlplane.resolve.services import is_ip
@@ -40,6 +41,7 @@ def build(
     folder: FilePath, environ: Mapping[str, str], deployment: Deployment, memory: Memory | None = None
 ) -> Built | Refused:
     """Reads, resolves and translates the folder. `memory` makes the next call cost what changed."""
+    begin_build()
     loaded = load(folder, environ, memory)
     if isinstance(loaded, Refused):
         return _with_references(loaded, deployment)

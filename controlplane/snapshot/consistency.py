@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor
@@ -46,6 +47,9 @@ class Dangling:
         return f'{where}: {kind} "{self.resource}" names {wanted} "{self.reference.name}", which is missing'
 
 
+_SMALL_BYTES = 2_048
+
+
 def check(snapshot: Snapshot) -> tuple[Dangling, ...]:
     """Every reference of the snapshot that does not resolve inside it."""
     return tuple(
@@ -59,7 +63,14 @@ def check(snapshot: Snapshot) -> tuple[Dangling, ...]:
 
 def references(resource: Resource) -> frozenset[Reference]:
     """Everything the resource names: clusters, route configurations, endpoints, secrets, extension configurations."""
-    return _of_version(_Keyed(resource))
+    named = resource.__dict__.get(_Named.__name__)
+    if not isinstance(named, _Named):
+        key = (resource.type_url, resource.name, resource.version)
+        named = _known.get(key)
+        if named is None:
+            named = _known[key] = _Named(_named(resource))
+        resource.__dict__[_Named.__name__] = named
+    return named.references
 
 
 def part_references(resource: Resource) -> Iterator[tuple[Part, frozenset[Reference]]]:
@@ -69,25 +80,19 @@ def part_references(resource: Resource) -> Iterator[tuple[Part, frozenset[Refere
         yield part, _of_part(part, type_url, same(path))
 
 
-class _Keyed:
-    """A resource as a cache key: by content, without comparing trees."""
+class _Named:
+    """What all resources of one content name. Kept by each of them, so that it goes with the last."""
 
-    __slots__ = ("key", "resource")
+    __slots__ = ("__weakref__", "references")
 
-    def __init__(self, resource: Resource) -> None:
-        self.resource = resource
-        self.key = (resource.type_url, resource.name, resource.version)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keyed) and self.key == other.key
+    def __init__(self, references: frozenset[Reference]) -> None:
+        self.references = references
 
 
-@lru_cache(maxsize=65_536)
-def _of_version(keyed: _Keyed) -> frozenset[Reference]:
-    resource = keyed.resource
+_known: WeakValueDictionary[tuple[str, str, str], _Named] = WeakValueDictionary()
+
+
+def _named(resource: Resource) -> frozenset[Reference]:
     type_url = same(resource.type_url)
     inside = _of_body(type_url, _skeleton(resource.tree))
     parts: dict[tuple[int, ...], list[Part]] = {}
@@ -152,8 +157,17 @@ def _of_part(part: Part, type_url: str, path: tuple[int, ...]) -> frozenset[Refe
     return named
 
 
-@lru_cache(maxsize=65_536)
 def _of_body(type_url: str, body: bytes) -> frozenset[Reference]:
+    """What is small is often there many times. What is large is another one after each edit, and not worth its room."""
+    return _of_small_body(type_url, body) if len(body) <= _SMALL_BYTES else _read(type_url, body)
+
+
+@lru_cache(maxsize=65_536)
+def _of_small_body(type_url: str, body: bytes) -> frozenset[Reference]:
+    return _read(type_url, body)
+
+
+def _read(type_url: str, body: bytes) -> frozenset[Reference]:
     kind = message_type(type_url)
     if kind is None:
         return frozenset()

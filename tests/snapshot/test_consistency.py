@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
@@ -127,3 +130,13 @@ def test_a_whole_gateway_resolves() -> None:
 
 def test_bytes_of_another_kind_name_nothing() -> None:
     assert references(whole(types.CLUSTER, "c", b"\xff\xff\xff")) == frozenset()
+
+
+def test_what_is_known_of_a_resource_goes_with_it() -> None:
+    """Every edit makes another route table: were each kept, the process would grow by one with every edit."""
+    table = made.routes("rc", {"/a": "x"})
+    assert references(table) == references(made.routes("rc", {"/a": "x"}))
+    gone = weakref.ref(table)
+    del table
+    gc.collect()
+    assert gone() is None
