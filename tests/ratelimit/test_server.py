@@ -272,6 +272,10 @@ async def test_the_reference_configuration_comes_over_ads(start: Start, run_fold
         limit = {"unit": "HOUR", "requests_per_unit": requests}
         return {"name": "c", "domain": "d", "descriptors": [{"key": "k", "rate_limit": limit}]}
 
+    with pytest.raises(grpc.aio.AioRpcError) as early:
+        await one.limit()
+    assert early.value.code() is grpc.StatusCode.UNAVAILABLE  # another replica may know more
+
     acked = await control.say("v1", made(3))
     assert (acked.version_info, acked.HasField("error_detail")) == ("v1", False)
     assert (control.heard[0].type_url, control.heard[0].node.id) == (TYPE_URL, "n1")
