@@ -70,7 +70,7 @@ class Thing:
     """Something that can be seen to go."""
 
 
-def test_what_two_builds_do_not_ask_for_is_forgotten() -> None:
+def test_what_builds_do_not_ask_for_any_more_is_forgotten() -> None:
     calls: list[type] = []
 
     @by_identity(100)
