@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import envoy_data_plane.envoy.config.route.v3 as route_v3
+from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from controlplane.ir.route import Forward, RetryPolicy, Route
 from controlplane.memo import by_identity, same
@@ -88,7 +89,9 @@ def _traits(route: Route) -> _Traits:
         _Traits(
             is_forwarding=isinstance(action, Forward),
             retry=action.retry if isinstance(action, Forward) else None,
-            filters=tuple(encode(setting) if (setting := one.route(route)) is not None else None for one in _INHERITED),
+            filters=tuple(
+                _encoded(setting) if (setting := one.route(route)) is not None else None for one in _INHERITED
+            ),
         )
     )
     return traits
@@ -104,8 +107,8 @@ def host_fields(defaults: HostDefaults) -> bytes:
 def filter_fields(route: Route, defaults: HostDefaults) -> bytes:
     """The filter settings of a route that differ from the host's."""
     from_host = dict(defaults.filters)
-    wanted: dict[str, bytes] = {
-        http_filter.name: encode(setting)
+    wanted = {
+        http_filter.name: _encoded(setting)
         for http_filter in HTTP_FILTERS
         if (setting := http_filter.route(route)) is not None
     }
@@ -117,6 +120,11 @@ def filter_fields(route: Route, defaults: HostDefaults) -> bytes:
 def no_filters(defaults: HostDefaults) -> bytes:
     """Switches every filter off that the host has switched on."""
     return b"".join(field(_ROUTE_FILTERS, _entry(name, _SWITCHED_OFF)) for name in sorted(dict(defaults.filters)))
+
+
+@by_identity(4096)
+def _encoded(setting: AnyMessage) -> bytes:
+    return encode(setting)
 
 
 def _entry(name: str, setting: bytes) -> bytes:

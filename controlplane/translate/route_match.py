@@ -43,6 +43,7 @@ def _preflight(match: RouteMatch) -> RouteMatch:
     )
 
 
+@lru_cache(_MEMO)
 def _matches(match: RouteMatch) -> tuple[bytes, ...]:
     path = match.path
     if isinstance(path, ExactPath) and path.path != "/":
