@@ -121,10 +121,13 @@ class RedisStore:
         return asked.done
 
     async def start(self) -> None:
-        """Connects; a store that is down now is looked for in the background."""
+        """Connects; a store that is down now is looked for in the background.
+
+        Every connection is made here: the first decisions, which may be many at once, have no time for that.
+        """
         try:
             async with asyncio.timeout(2):
-                await self._client.execute_command("PING")
+                await asyncio.gather(*(self._execute(b"PING") for _ in range(MOST_IN_FLIGHT)))
         except (RedisError, OSError, TimeoutError) as failure:
             self.trip(failure)
 

@@ -81,6 +81,20 @@ def resume(server: Redis) -> None:
     os.kill(server.process.pid, signal.SIGCONT)
 
 
+async def test_the_first_decisions_wait_for_no_connection(running: Running, server: Redis) -> None:
+    """A worker that has just started gets its share of everything at once."""
+    looking = connect(server.url).client
+    await looking.execute_command("PING")
+    before = (await looking.execute_command("INFO", "stats"))["total_connections_received"]
+
+    takes = [Take(b"k%d" % number, BUCKET, 1) for number in range(300)]  # more than one call holds
+    await asyncio.gather(*(running.store.take([take]) for take in takes))
+
+    after = (await looking.execute_command("INFO", "stats"))["total_connections_received"]
+    await looking.aclose()
+    assert after == before
+
+
 async def test_each_limit_does_what_it_declares(running: Running, server: Redis) -> None:
     server.stop()
 
