@@ -1,9 +1,9 @@
 """The Adapter service of the public xDS test harness, in front of our control plane.
 
 The harness tells an adapter which resources to serve and plays a client against the server: `SetState`, `ClearState`,
-`UpdateResource`, `AddResource`, `RemoveResource` of the gRPC service `adapter.Adapter`. To point the original harness
-at our server: `python -m tests.xds.adapter 17000 18000`, then in the harness's folder
-`go run . -A :17000 -T :18000 -N test-id -V "sotw aggregated"`. Its messages are described here by their field numbers.
+`UpdateResource`, `AddResource`, `RemoveResource` of the gRPC service `adapter.Adapter`. How to point the original
+harness at our server, and what comes of it: `docs/xds-conformance.md`. Its messages are described here by their field
+numbers.
 """
 
 from __future__ import annotations
@@ -64,10 +64,15 @@ MESSAGES = _classes()
 
 
 class Adapter:
-    """Keeps the state that the harness asked for and serves it. Versions are the harness's own labels."""
+    """Keeps the state that the harness asked for and serves it. Versions are the harness's own labels.
 
-    def __init__(self, plane: ControlPlane) -> None:
+    The original harness sends a request of its client and a change to the adapter at the same moment, over two
+    connections, and counts on the request being first. `settle_s` is how long a change waits for that.
+    """
+
+    def __init__(self, plane: ControlPlane, *, settle_s: float = 0) -> None:
         self._plane = plane
+        self._settle_s = settle_s
         self._resources: dict[tuple[str, str], Resource] = {}
         self._labels: dict[str, str] = {}
         self._changes = 0
@@ -101,11 +106,13 @@ class Adapter:
 
     async def _put(self, body: bytes, _: Call) -> bytes:
         request = MESSAGES["ResourceRequest"].FromString(body)
+        await asyncio.sleep(self._settle_s)
         self._hold(request.typeUrl, request.resourceName, request.version)
         return await self._serve()
 
     async def _remove(self, body: bytes, _: Call) -> bytes:
         request = MESSAGES["ResourceRequest"].FromString(body)
+        await asyncio.sleep(self._settle_s)
         self._resources.pop((request.typeUrl, request.resourceName), None)
         self._labels[request.typeUrl] = request.version
         return await self._serve()
@@ -133,7 +140,7 @@ def _name(box: any_pb2.Any) -> str:
 
 async def _main(adapter_port: int, xds_port: int) -> None:
     plane = ControlPlane()
-    adapter, xds = Server([Adapter(plane).service()]), Server(plane.services())
+    adapter, xds = Server([Adapter(plane, settle_s=0.2).service()]), Server(plane.services())
     await adapter.start([TcpAddress("127.0.0.1", adapter_port)])
     await xds.start([TcpAddress("127.0.0.1", xds_port)])
     await asyncio.Event().wait()
