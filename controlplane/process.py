@@ -2,6 +2,9 @@
 
 An edit with a problem changes nothing that is served; the problems are logged and shown until the next good edit. At
 start, manifests that cannot be used leave the last known good state in service, so they never empty a gateway.
+
+With a canary, an edit goes to some Envoys first and to all when it has proved itself there; one that has not is taken
+back, and not tried again until the files are other ones, over restarts too.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -23,15 +27,41 @@ from controlplane.manifests.load import Memory, Refused
 from controlplane.manifests.watch import Change, watch
 from controlplane.observe.observer import Observer, as_json
 from controlplane.reconcile import Built, build
+from controlplane.rejected import Rejected
 from controlplane.resolve.resolve import Deployment
+from controlplane.snapshot.resource import EXTENSION
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.translate.policies.departing import with_departing
 from controlplane.translate.translate import translate
+from controlplane.xds.api import Wish
+from controlplane.xds.canary import choose
 from controlplane.xds.controlplane import ControlPlane, Inconsistent, Outcome
+from controlplane.xds.rollout import OVERTAKEN, ROLLED_BACK, Course, Rollout, lines
+from controlplane.xds.status import ClientStatus, Verdict
+from extauthz.policy import RESOURCE_NAME as EXTAUTHZ
 
 _log = structlog.get_logger("controlplane")
 _RELOADS = Counter("causeway_reloads_total", "Edits read, by what became of them", ["outcome"])
 _PROBLEMS = Gauge("causeway_manifest_problems", "Problems of the last edit; 0 when it is served")
 _BUILD = Histogram("causeway_build_seconds", "From reading the folder to a checked snapshot")
+
+
+_PATIENCE_S = 10.0
+"""Who asks for a canary waits so long for an Envoy to try it on; an edit that is seen waits until one is there."""
+EVERYBODY = "no"
+"""The size of a canary that is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """How edits that are seen go live: to how many Envoys first (everybody: ""), and how long they are watched."""
+
+    size: str = ""
+    watch_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.size:
+            choose(self.size, ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +96,14 @@ def _removes(before: Snapshot, after: Snapshot) -> bool:
     return False
 
 
+def _or_frozen(frozen: Mapping[str, float], client: ClientStatus) -> ClientStatus:
+    """An Envoy that is connected and answers nobody."""
+    silent_s = frozen.get(client.id)
+    if silent_s is None or client.agent != "envoy":
+        return client
+    return replace(client, verdict=Verdict.FROZEN, frozen_s=silent_s)
+
+
 class Process:
     """Everything of the control plane but its sockets."""
 
@@ -78,13 +116,23 @@ class Process:
         environ: Mapping[str, str],
         *,
         is_watching: bool = True,
+        canary: Canary | None = None,
+        rollout: Rollout | None = None,
+        rejected: Rejected | None = None,
+        frozen: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self.folder = folder
         self.plane = plane
         self.observer = observer
         self.reload: Reload | None = None
         self.has_read = asyncio.Event()
+        self.rollout = rollout or Rollout(plane)
+        self.rollout.on_over = self._over
         self._is_watching = is_watching
+        self._canary = canary or Canary()
+        self._rejected = rejected or Rejected()
+        self._frozen = frozen
+        self._candidates: dict[str, Built] = {}  # by revision: what is on trial, and what is held
         self._deployment = deployment
         self._environ = environ
         self._memory = Memory()
@@ -104,16 +152,19 @@ class Process:
             if change.is_settled:
                 await self.read()
                 self.has_read.set()
-            else:
+            elif not self._canary.size:
                 await self._read_early(change)
 
-    async def read(self, *, confirmed: bool = False, canary: str = "") -> Reload:
-        """Reads the folder once. What is wrong comes back in the result; what is served stays then."""
+    async def read(self, wish: Wish | None = None) -> Reload:
+        """Reads the folder once. What is wrong comes back in the result; what is served stays then.
+
+        Without a wish, an edit that was taken back is not tried again.
+        """
         async with self._lock:
             began = time.monotonic()
             built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
             self._files = built.files
-            outcome, problems = await self._serve(built, confirmed=confirmed, canary=canary)
+            outcome, problems = await self._serve(built, wish)
             took = time.monotonic() - began
             if self.reload is None:
                 _settle_memory()
@@ -143,36 +194,99 @@ class Process:
             if not isinstance(built, Built) or served is None or _removes(served, built.snapshot):
                 return
             if change.holds():  # else a file may have been read in the middle of its next change
-                await self._serve(built, confirmed=False)
+                await self._serve(built, None)
 
-    async def apply(self, confirmed: bool, canary: str = "") -> dict[str, object]:
-        """`read` for `causeway apply`: what came of it, as JSON."""
-        reload = await self.read(confirmed=confirmed, canary=canary)
+    async def apply(self, wish: Wish) -> dict[str, object]:
+        """`read` for `causeway apply`: what came of it, as JSON. Raises ValueError when the wish cannot be met."""
+        if wish.canary not in ("", EVERYBODY):
+            choose(wish.canary, ())
+            if self._is_watching and not self._canary.size:
+                raise ValueError(
+                    "this control plane serves edits to every Envoy as they are saved: there is nothing left to try. "
+                    "Start it with `causeway serve --canary 10%`, and edits go to some Envoys first; or with "
+                    "`--watch no`, and they go nowhere before `causeway apply`"
+                )
+        reload = await self.read(wish)
+        outcome, problems, reason = reload.outcome, reload.problems, ""
+        trial = self.plane.trial
+        if outcome == Outcome.CANARY.value and trial is not None and (wish.wait or wish.canary):
+            course = await self.rollout.over(trial.revision)
+            if course is not None:
+                outcome, reason = course.state, course.reason
+                problems = tuple(lines(course)) if course.state == ROLLED_BACK else ()
         held = self.plane.held
         return {
-            "outcome": reload.outcome,
+            "outcome": outcome,
             "revision": self.plane.revision,
             "took_ms": round(reload.took_s * 1000, 1),
-            "problems": list(reload.problems),
-            "reason": held.reason if held is not None else None,
+            "problems": list(problems),
+            "reason": held.reason if held is not None else reason or None,
+            "canary": self.rollout.as_json() if trial is not None else None,
         }
 
-    async def _serve(self, built: Built | Refused, *, confirmed: bool, canary: str = "") -> tuple[str, tuple[str, ...]]:
+    async def _serve(self, built: Built | Refused, wish: Wish | None) -> tuple[str, tuple[str, ...]]:
         if isinstance(built, Refused):
             return "refused", tuple(map(str, built.problems))
+        version = built.snapshot.version
+        if wish is None and self._rejected.version == version and self.plane.snapshot is not None:
+            return ROLLED_BACK, self._rejected.problems
+        wish = wish or Wish()
+        size = "" if wish.canary == EVERYBODY else wish.canary or self._canary.size
+        snapshot = self._snapshot(built)
         try:
-            outcome = await self.plane.set_snapshot(self._snapshot(built), confirmed=confirmed, canary=canary)
+            outcome = await self.plane.set_snapshot(
+                snapshot,
+                confirmed=wish.confirm,
+                canary=size,
+                shown=self._shown(snapshot) if size else None,
+            )
         except Inconsistent as problem:
             return "refused", problem.problems
-        if outcome is not Outcome.HELD:
-            self._built = built
-            self.observer.critical = built.gateway.critical
-            self.observer.open_for_s = {
-                service_of(cluster.name): cluster.outliers.ejection_ms / 1000
-                for cluster in built.gateway.clusters
-                if isinstance(cluster.outliers, OutlierDetection)
-            }
+        self._candidates[snapshot.version] = built
+        match outcome:
+            case Outcome.CANARY:
+                watch_s = self._canary.watch_s if wish.watch_s is None else wish.watch_s
+                self.rollout.begin(watch_s=watch_s, patience_s=_PATIENCE_S if wish.canary else None)
+            case Outcome.SERVED | Outcome.UNCHANGED:
+                self._rejected.forget()
+                self._adopt(built)
         return outcome.value, ()
+
+    def _adopt(self, built: Built) -> None:
+        """This is what is served now."""
+        self._built = built
+        self._candidates.clear()
+        self.observer.critical = built.gateway.critical
+        self.observer.open_for_s = {
+            service_of(cluster.name): cluster.outliers.ejection_ms / 1000
+            for cluster in built.gateway.clusters
+            if isinstance(cluster.outliers, OutlierDetection)
+        }
+
+    def _over(self, course: Course) -> None:
+        """A canary has ended."""
+        candidate = self._candidates.pop(course.revision, None)
+        if candidate is None or course.state == OVERTAKEN:
+            return
+        problems = tuple(lines(course)) if course.state == ROLLED_BACK else ()
+        if problems:
+            self._rejected.remember(candidate.snapshot.version, problems)
+        else:
+            self._rejected.forget()
+            self._adopt(candidate)
+        self.plane.report_problems(problems)
+        _PROBLEMS.set(len(problems))
+        _RELOADS.labels(outcome=course.state).inc()
+        if self.reload is not None:
+            self.reload = replace(self.reload, outcome=course.state, problems=problems)
+
+    def _shown(self, snapshot: Snapshot) -> Snapshot:
+        """What the clients of a canary get: the services still know the policies of everybody else's routes."""
+        document, served = snapshot.get(EXTENSION, EXTAUTHZ), self.plane.snapshot
+        if document is None or served is None:
+            return snapshot
+        both = with_departing(served.get(EXTENSION, EXTAUTHZ), document)
+        return snapshot if both is document else snapshot.replacing({(EXTENSION, EXTAUTHZ): both})
 
     def _snapshot(self, built: Built) -> Snapshot:
         if not self._troubled:
@@ -181,6 +295,8 @@ class Process:
 
     async def _tighten(self) -> None:
         """Limits that name a service in trouble are tightened while it is, and loosened afterwards."""
+        if (confirmed := self._candidates.get(self.plane.revision)) is not None:
+            self._adopt(confirmed)  # it was held
         if self._built is None:
             return
         named = {name for limit in self._built.gateway.limits if limit.tighten for name in limit.tighten.services}
@@ -190,15 +306,22 @@ class Process:
         async with self._lock:
             self._troubled = troubled
             _log.warning("limits follow their services", tightened_for=list(troubled))
-            await self._serve(self._built, confirmed=False)
+            snapshot, trial = self._snapshot(self._built), self.plane.trial
+            candidate = self._candidates.get(trial.revision) if trial is not None else None
+            if candidate is None:
+                await self.plane.set_snapshot(snapshot)
+            else:
+                on_trial = self._snapshot(candidate)
+                self.plane.adjust(snapshot, on_trial, self._shown(on_trial))
 
     def status(self) -> dict[str, object]:
         """What `/status` answers."""
-        reload = self.reload
+        reload, found, frozen = self.reload, self.plane.status(), self._frozen()
         return {
-            **self.plane.status().as_json(),
+            **replace(found, clients=tuple(map(partial(_or_frozen, frozen), found.clients))).as_json(),
             "folder": str(self.folder),
             "routes": len(self._built.manifest.routes) if self._built is not None else 0,
+            "canary": self.rollout.as_json(),
             "services": list(map(as_json, self.observer.circuits)),
             "reload": {
                 "at": reload.at.isoformat(timespec="seconds"),

@@ -23,6 +23,10 @@ class ControlConnection:
         self._address = address
         self._timeout_s = timeout_s
 
+    def allow(self, more_s: float) -> None:
+        """The answer may take so much longer."""
+        self._timeout_s += more_s
+
     def get(self, path: str) -> Json:
         """The JSON that the path answers, whatever its status. Raises Unreachable."""
         return self._ask("GET", path, None)

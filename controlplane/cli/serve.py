@@ -7,11 +7,16 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from controlplane.cli.durations import seconds
 from serving.address import Address
 from serving.settings import command, setting
+
+if TYPE_CHECKING:
+    from controlplane.process import Canary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,8 @@ class Settings:
     xds_ca: Path | None = setting(None, help="PEM of the authority that signs clients: they must show a certificate.")
     xds_clients: Path | None = setting(None, help="File of the client certificates' names that may connect.")
     watch: bool = setting(True, help="Serve edits as they are saved; no: when `causeway apply` says so.")
+    canary: str = setting("", help="Give edits to some Envoys first: a number, or a share such as 10%. Empty: to all.")
+    canary_watch: str = setting("30s", help="How long those must do well before everybody gets the edit.")
     deletion_share: float = setting(
         0.5, minimum=0, maximum=1, help="An edit that removes more than this share at once waits for a confirmation."
     )
@@ -40,8 +47,18 @@ class Settings:
             raise ValueError("--xds-certificate and --xds-key go together")
         if self.xds_ca is not None and self.xds_certificate is None:
             raise ValueError("--xds-ca needs --xds-certificate and --xds-key")
+        self.how_canary()
         if self.xds_clients is not None and self.xds_ca is None:
             raise ValueError("--xds-clients needs --xds-ca: names that nobody vouches for are no names")
+
+    def how_canary(self) -> Canary:
+        """Raises ValueError saying which flag is wrong."""
+        from controlplane.process import Canary
+
+        try:
+            return Canary(size=self.canary, watch_s=seconds(self.canary_watch))
+        except ValueError as problem:
+            raise ValueError(f"--canary, --canary-watch: {problem}") from None
 
 
 def register(app: typer.Typer) -> None:
@@ -63,15 +80,17 @@ def _serve(settings: Settings) -> None:
 
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from controlplane.cli.bootstrap import OLDEST_ENVOY
+    from controlplane.observe.fleet import Fleet
     from controlplane.observe.observer import Observer
-    from controlplane.observe.rates import asking
     from controlplane.process import Process
     from controlplane.reconcile import endpoint
+    from controlplane.rejected import Rejected
     from controlplane.resolve.resolve import Deployment
     from controlplane.xds import api, csds
     from controlplane.xds.clients import AllowList
     from controlplane.xds.controlplane import ControlPlane, Policy
     from controlplane.xds.keeping import Keeper, restore
+    from controlplane.xds.rollout import Rollout
     from serving.admin import Admin
     from serving.process import background
     from serving.server import Server
@@ -88,21 +107,36 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     deployment = Deployment(
         extauthz=tuple(map(endpoint, settings.extauthz)), ratelimit=tuple(map(endpoint, settings.ratelimit))
     )
-    process = Process(settings.folder, deployment, plane, observer, os.environ, is_watching=settings.watch)
+    canary = settings.how_canary()
+    fleet = Fleet(settings.envoy_admin, is_measuring=bool(canary.size))
+    rollout = Rollout(plane, fleet.now, earlier=fleet.earlier)
+    process = Process(
+        settings.folder,
+        deployment,
+        plane,
+        observer,
+        os.environ,
+        is_watching=settings.watch,
+        canary=canary,
+        rollout=rollout,
+        rejected=Rejected(settings.state),
+        frozen=fleet.frozen,
+    )
     admin = Admin("control-plane", checks={"snapshot": process.not_ready, "critical services": observer.problem})
     admin.get("/status", lambda _: process.status())
-    api.register(admin, plane, process.apply, asking(settings.envoy_admin))
     restore(plane, settings.state)
     keeper = Keeper(plane, settings.state)
+    api.register(admin, plane, process.apply, rollout, keeper.kept, watch_s=canary.watch_s)
     server = Server([*plane.services(), csds.service(plane)], tls=tls, allow_insecure=settings.allow_insecure)
     await admin.start(settings.admin)
-    async with background(process.run(), observer.run(), keeper.run(), plane.watch_clients()):
+    async with background(process.run(), observer.run(), fleet.run(), keeper.run(), plane.watch_clients()):
         # Clients are let in when the manifests have been read once. Until then they keep what they have; what was kept
         # on disk could be of an older version of ours, and is for the case that the manifests cannot be used.
         await process.has_read.wait()
         await server.start(settings.xds)
         admin.started()
         await stop.wait()
+    await rollout.stop()
     plane.end_all()
     await server.drain(grace_s=2)
     await keeper.keep()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from controlplane.cli.control import ControlConnection, Json, Unreachable
 from serving.address import Address, parse_address
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _UNREACHABLE = 4
+_WIDE = 200
+"""Columns where the output is no terminal: what reads it finds one line a client."""
 _ADMIN = "127.0.0.1:18001"
 
 
@@ -27,12 +33,13 @@ def status(
         Path | None, typer.Argument(help="A folder that `causeway up` runs. Left out: --admin says whom to ask.")
     ] = None,
     admin: Annotated[str, typer.Option(envvar="CAUSEWAY_ADMIN", help="The control plane's admin address.")] = _ADMIN,
+    details: Annotated[bool, typer.Option("--details", help="Show what each client has, type by type.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Show what is served, to whom, the services' circuits, and what is wrong.
 
-    Exit codes: 0 all is well, 1 something is wrong (problems in the manifests, something kept back or held), 4 no
-    control plane answers.
+    Exit codes: 0 all is well, 1 something is wrong (problems in the manifests, an edit rolled back, something kept back
+    or held, a client silent or frozen), 4 no control plane answers.
     """
     try:
         found = ControlConnection(_address(folder, admin)).get("/status")
@@ -42,9 +49,18 @@ def status(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _show(found)
-    if any(found.get(wrong) for wrong in ("problems", "kept_back", "held")):
+        _show(found, details=details)
+    if any(found.get(wrong) for wrong in ("problems", "kept_back", "held")) or any(map(_is_lost, _clients(found))):
         raise typer.Exit(1)
+
+
+def _clients(found: Json) -> Iterable[Json]:
+    return _rows(found.get("clients"))
+
+
+def _is_lost(client: Json) -> bool:
+    """It may be serving something old, or nothing."""
+    return client.get("verdict") in ("silent", "frozen") or bool(client.get("drifted_to"))
 
 
 def _address(folder: Path | None, admin: str) -> Address:
@@ -57,11 +73,12 @@ def _address(folder: Path | None, admin: str) -> Address:
     return places(folder, state=None, environ=os.environ).socket("control-plane")
 
 
-def _show(found: Json) -> None:
+def _show(found: Json, *, details: bool) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     resources = ", ".join(f"{count} {kind}" for kind, count in _mapping(found.get("resources")).items())
     reload = _mapping(found.get("reload"))
     console.print(f"[bold]{found.get('routes', 0)} routes[/bold] of {found.get('folder')}, from {found.get('source')}")
@@ -79,26 +96,107 @@ def _show(found: Json) -> None:
             _age(circuit.get("since_s")),
             _age(retest) if retest is not None else "",
         )
-    clients = Table("client", "what", "version", "state", "revision", "lag", "NACKs", box=None, pad_edge=False)
-    for row in _rows(found.get("clients")):
+    clients = Table("client", "cluster", "what", "state", "for", "revision", "NACKs", box=None, pad_edge=False)
+    clients.columns[0].no_wrap = True
+    if not details:
+        clients.add_column("accepted")
+    for row in _clients(found):
         clients.add_row(
-            str(row.get("id")),
-            str(row.get("agent")),
-            str(row.get("version")),
+            escape(str(row.get("id"))),
+            escape(str(row.get("cluster") or "")),
+            escape(f"{row.get('agent')} {row.get('version') or ''}"),
             _coloured(str(row.get("verdict"))),
+            _age(row.get("since_s") if row.get("verdict") in _WELL else row.get("lag_s")),
             str(row.get("revision") or "none"),
-            _age(row.get("lag_s")),
             str(row.get("nacks")),
+            *([_types(row)] if not details else ()),
         )
-    for table in (services, clients):
-        if table.row_count:
+    for table in (services, _canary(_mapping(found.get("canary"))), clients):
+        if table is not None and table.row_count:
             console.print()
             console.print(table)
+    if details:
+        for row in _clients(found):
+            console.print()
+            console.print(_details(row))
     wrong = list(_wrong(found))
     if wrong:
         console.print()
     for line in wrong:
         console.print(line, style="red", markup=False, soft_wrap=True)
+
+
+_WELL = ("synced", "canary")
+_TYPES = {
+    "Cluster": "CDS",
+    "ClusterLoadAssignment": "EDS",
+    "Listener": "LDS",
+    "RouteConfiguration": "RDS",
+    "Secret": "SDS",
+    "TypedExtensionConfig": "ECDS",
+}
+
+
+def _types(client: Json) -> str:
+    """Per type: what was accepted, and whether something was refused or is not answered."""
+    found = {str(one.get("type")): one for one in _rows(client.get("types"))}
+    return "  ".join(f"{short} {_state(found[name])}" for name, short in _TYPES.items() if name in found)
+
+
+def _state(one: Json) -> str:
+    is_accepted = one.get("state") == "ACKED"
+    return _coloured(f"{one.get('accepted')}/{one.get('holds')}" if is_accepted else str(one.get("state")))
+
+
+def _details(client: Json) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"{client.get('id')} ({client.get('protocol')}, connected for {_age(client.get('connected_s'))})"
+    table = Table(
+        *(escape(title), "state", "asked for", "has", "accepted", "to come", "version", "since"),
+        box=None,
+        pad_edge=False,
+    )
+    for one in _rows(client.get("types")):
+        since = one.get("nack_age_s") if one.get("state") == "NACKED" else one.get("acked_age_s")
+        table.add_row(
+            str(one.get("type")),
+            _coloured(str(one.get("state"))),
+            *(str(one.get(key)) for key in ("subscribed", "holds", "accepted", "pending", "version")),
+            _age(since),
+        )
+    return table
+
+
+def _canary(course: Json) -> Table | None:
+    """The canary that runs, Envoy by Envoy."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not course or course.get("is_over"):
+        return None
+    requests, left = _mapping(course.get("requests")), course.get("left_s")
+    title = f"canary of revision {course.get('revision')}: {course.get('state')}, for {_age(course.get('since_s'))}"
+    table = Table(title + (f", {_age(left)} to go" if left is not None else ""), "requests", "fail", "before", box=None)
+    measured = {str(row.get("id")): row for row in _rows(course.get("envoys"))}
+    for name in map(str, _list(course.get("cohort"))):
+        row = measured.get(name)
+        before = _percent(_mapping(requests.get("before")).get("share"))
+        if row is None:
+            table.add_row(escape(name), "not measured", "", "")
+        else:
+            table.add_row(escape(name), str(row.get("completed")), _percent(row.get("share")), before)
+    others = _mapping(requests.get("others"))
+    if others.get("completed"):
+        table.add_row("the others", str(others.get("completed")), _percent(others.get("share")), "")
+    if not table.row_count:
+        table.add_row("no Envoy yet", "", "", "")
+    return table
+
+
+def _percent(share: object) -> str:
+    return f"{share:.1%}" if isinstance(share, int | float) else ""
 
 
 def _wrong(found: Json) -> Iterator[str]:
@@ -114,17 +212,34 @@ def _wrong(found: Json) -> Iterator[str]:
     held = _mapping(found.get("held"))
     if held:
         yield f"Held until `causeway apply --confirm`: it {held.get('reason')}"
-    for client in _rows(found.get("clients")):
-        for one in _rows(client.get("types")):
-            if one.get("nack"):
-                yield f"{client.get('id')} refused {one.get('type')}: {str(one.get('nack')).strip()}"
+    for client in _clients(found):
+        yield from _wrong_with(client)
 
 
-_COLOURS = {"CLOSED": "green", "OPEN": "red", "HALF_OPEN": "yellow", "synced": "green", "rejected": "red"}
+def _wrong_with(client: Json) -> Iterator[str]:
+    name = client.get("id")
+    match client.get("verdict"):
+        case "frozen":
+            silent = _age(client.get("frozen_s"))
+            yield f"{name} is frozen: connected, but no answer from its admin interface for {silent}"
+        case "silent":
+            waiting = [str(one.get("type")) for one in _rows(client.get("types")) if one.get("state") == "WAITING"]
+            what, ago = ", ".join(waiting), _age(client.get("heard_s"))
+            yield f"{name} is silent: it has not answered to {what}; last heard {ago} ago"
+    if client.get("drifted_to"):
+        yield f"{name} says in mid-stream that it is {client.get('drifted_to')}; it is served as {name}"
+    for one in _rows(client.get("types")):
+        if one.get("nack"):
+            ago = f" {_age(one.get('nack_age_s'))} ago" if one.get("nack_age_s") is not None else ""
+            yield f"{name} refused {one.get('type')}{ago}: {str(one.get('nack')).strip()}"
+
+
+_GREEN, _RED = ("CLOSED", "synced", "ACKED"), ("OPEN", "rejected", "silent", "frozen", "NACKED")
 
 
 def _coloured(word: str) -> str:
-    colour = _COLOURS.get(word, "yellow")
+    is_count = word.replace("/", "").isdecimal()
+    colour = "green" if word in _GREEN or is_count else "red" if word in _RED else "yellow"
     return f"[{colour}]{word}[/{colour}]"
 
 

@@ -4,8 +4,13 @@
     GET  /snapshot           names and versions of every resource, by type
     GET  /snapshot/{type}    the resources of one type, in full (policy documents and secrets are left out)
     POST /apply              read the manifests now; {"confirm": true} also when that removes a lot; {"canary": "10%",
-                             "watch_s": 10} to some Envoys first, to all when those are well, else to none
-    GET  /wait?timeout_s=30  answers when every client serves the present revision, 504 with reasons when not
+                             "watch_s": 10} to some Envoys first, to all when those are well, else to none;
+                             {"canary": "no"} to all at once; {"wait": true} answers when a canary is over
+    GET  /wait?timeout_s=30  answers when every client serves the present revision and a restart would serve it too,
+                             504 with reasons when not
+    GET  /canary             the canary that runs, or the last one, and how long canaries are watched
+    POST /canary/promote     serve what is on trial to everybody now
+    POST /canary/abort       take it back now
     POST /held/confirm       put the held change in service
     POST /held/discard       forget the held change
 
@@ -15,8 +20,8 @@ It must not know manifests: reading them again is a function that is handed in.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from aiohttp import web
@@ -25,42 +30,72 @@ from google.protobuf import json_format
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.consistency import message_type
 from controlplane.snapshot.resource import Audience, Resource
-from controlplane.xds.canary import Ask, Counters, judge
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.report import short
+from controlplane.xds.rollout import Course, Rollout
 from controlplane.xds.waiting import wait_until_live
 from serving.admin import Admin
 
 Json = dict[str, object]
-Reread = Callable[[bool, str], Awaitable[Json]]
-"""Reads the manifests and serves them. The arguments confirm a mass deletion and say how many get it first (all: "").
-Returns what came of it, as JSON. Raises ValueError when the canary's size is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What `POST /apply` asks for."""
+
+    confirm: bool = False
+    """Also if it removes most of what is served."""
+    canary: str = ""
+    """How many Envoys get it first; `no`: everybody at once; empty: as for edits that are seen."""
+    watch_s: float | None = None
+    wait: bool = False
+    """Answer when the canary is over."""
+
+
+Reread = Callable[[Wish], Awaitable[Json]]
+"""Reads the manifests and serves them. Returns what came of it, as JSON. Raises ValueError when the wish is none."""
+Keep = Callable[[], Awaitable[str | None]]
+"""Returns when a restart would serve what is served now; or why it would not."""
 
 LONGEST_WAIT_S = 600.0
+LONGEST_WATCH_S = 24 * 3600.0
 
 
-def register(admin: Admin, plane: ControlPlane, reread: Reread, ask: Ask | None = None) -> None:
-    """Adds the routes. Before the admin server starts. `ask` reads Envoys' counters, for canaries."""
-    ask = ask or _nobody
+async def _kept() -> str | None:
+    return None
+
+
+def register(
+    admin: Admin,
+    plane: ControlPlane,
+    reread: Reread,
+    rollout: Rollout | None = None,
+    keep: Keep = _kept,
+    *,
+    watch_s: float = 0.0,
+) -> None:
+    """Adds the routes. Before the admin server starts."""
+    canaries = rollout or Rollout(plane)
 
     async def apply(request: web.Request) -> Json | web.Response:
-        wish = await _body(request)
-        canary, watch_s = wish.get("canary", ""), wish.get("watch_s", 10.0)
-        if not isinstance(canary, str) or not isinstance(watch_s, int | float):
-            return web.json_response({"error": 'expected {"canary": "10%", "watch_s": 10}'}, status=400)
         try:
-            outcome = await reread(wish.get("confirm") is True, canary)
+            return await reread(_wish(await _body(request)))
         except ValueError as problem:
             return web.json_response({"outcome": "refused", "problems": [str(problem)]}, status=400)
-        if plane.trial is None or outcome.get("outcome") != "canary":
-            return outcome
-        return {**outcome, **await _judged(plane, ask, min(LONGEST_WAIT_S, float(watch_s)))}
 
     async def wait(request: web.Request) -> web.Response:
         timeout_s = min(LONGEST_WAIT_S, max(0.0, float(request.query.get("timeout_s", "30"))))
         waited = await wait_until_live(plane, timeout_s)
+        if waited.is_live and (problem := await keep()):
+            waited = replace(waited, is_live=False, reasons=(f"a restart would not serve it: {problem}",))
         document = asdict(waited, dict_factory=_plain)
         return web.json_response(document, status=200 if waited.is_live else 504)
+
+    async def promote(_: web.Request) -> web.Response:
+        return _decided(canaries.promote())
+
+    async def abort(_: web.Request) -> web.Response:
+        return _decided(canaries.abort())
 
     async def confirm(_: web.Request) -> web.Response:
         revision = await plane.confirm()
@@ -74,28 +109,29 @@ def register(admin: Admin, plane: ControlPlane, reread: Reread, ask: Ask | None 
     admin.get("/snapshot/{type}", lambda request: _of_type(plane, request.match_info["type"]))
     admin.post("/apply", apply)
     admin.get("/wait", wait)
+    admin.get("/canary", lambda _: {"watch_s": watch_s, "course": canaries.as_json()})
+    admin.post("/canary/promote", promote)
+    admin.post("/canary/abort", abort)
     admin.post("/held/confirm", confirm)
     admin.post("/held/discard", discard)
 
 
-async def _nobody() -> Mapping[str, Counters]:
-    return {}
-
-
-async def _judged(plane: ControlPlane, ask: Ask, watch_s: float) -> Json:
-    """Watches the canary to its end."""
-    trial = plane.trial
-    if trial is None:
-        return {}
-    judgement = await judge(
-        trial.cohort, plane.cohort_has_accepted, lambda: plane.refusals(trial.snapshot), ask, watch_s=watch_s
+def _wish(body: Json) -> Wish:
+    canary, watch_s = body.get("canary") or "", body.get("watch_s")
+    if not isinstance(canary, str) or not isinstance(watch_s, int | float | None):
+        raise web.HTTPBadRequest(text='expected {"canary": "10%", "watch_s": 10}')
+    return Wish(
+        confirm=body.get("confirm") is True,
+        canary=canary,
+        watch_s=None if watch_s is None else min(LONGEST_WATCH_S, float(watch_s)),
+        wait=body.get("wait") is True,
     )
-    if plane.trial is not trial:
-        return {"outcome": "overtaken", "reason": "another change came meanwhile", "revision": plane.revision}
-    plane.end_trial(is_good=judgement.is_good)
-    outcome = "served" if judgement.is_good else "taken back"
-    problems = [] if judgement.is_good else [judgement.reason]
-    return {"outcome": outcome, "reason": judgement.reason, "problems": problems, "revision": plane.revision}
+
+
+def _decided(course: Course | None) -> web.Response:
+    if course is None:
+        return web.json_response({"error": "nothing is on trial"}, status=409)
+    return web.json_response({"outcome": course.state, "revision": course.revision, "reason": course.reason})
 
 
 async def _body(request: web.Request) -> Json:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import grpc
@@ -52,7 +52,7 @@ class Policy:
     """How long routes wait for the services to accept the policy documents they name."""
     patience_s: float = 1.0
     max_streams: int = 10_000
-    silent_after_s: float = 20.0
+    silent_after_s: float = 4.0
     oldest_envoy: tuple[int, int] | None = None
     """An Envoy of an earlier release is turned away: it would ignore fields that it does not know."""
 
@@ -100,6 +100,8 @@ class ControlPlane:
         self.snapshot: Snapshot | None = None
         self.revision = ""
         self.served_at = clock()
+        self.out_at = self.served_at
+        """Since when clients can have what they should have: as `served_at`, or later if a canary was taken back."""
         self.source = "manifests"
         self.problems: tuple[str, ...] = ()
         self.problems_at: float | None = None
@@ -124,18 +126,26 @@ class ControlPlane:
     # What is served
 
     async def set_snapshot(
-        self, snapshot: Snapshot, *, revision: str = "", confirmed: bool = False, canary: str = ""
+        self,
+        snapshot: Snapshot,
+        *,
+        revision: str = "",
+        confirmed: bool = False,
+        canary: str = "",
+        shown: Snapshot | None = None,
     ) -> Outcome:
         """Serves the snapshot from now on. Raises Inconsistent when it names what it does not hold.
 
         A snapshot that removes more than the allowed share of what is served is held until `confirm`. With `canary`, a
-        number or a share, it goes to that many clients only, until `end_trial`.
+        number or a share, it goes on trial: to that many Envoys once `choose_cohort` says so, until `end_trial`. They
+        get it as `shown`. Where nothing is served yet there is nothing to go back to, and no trial.
         """
         revision = revision or snapshot.version
         problems = check(snapshot)
         if problems:
             raise Inconsistent(map(str, problems))
         if self.snapshot is not None and snapshot.version == self.snapshot.version:
+            self.end_trial(is_good=False)
             self.revision, self.source = revision, "manifests"
             self._waiting = None
             self._settle()
@@ -151,20 +161,52 @@ class ControlPlane:
             _log.warning("change held until confirmed", revision=revision, reason=reason, removes=removes[:20])
             metrics.HELD.set(1)
             return Outcome.HELD
-        if canary:
-            self._begin_trial(snapshot, revision, canary)
+        if canary and self.snapshot is not None:
+            self._begin_trial(Trial(snapshot=snapshot, shown=shown or snapshot, revision=revision, size=canary))
             return Outcome.CANARY
         self.serve_unchecked(snapshot, revision)
         return Outcome.SERVED
 
-    def _begin_trial(self, snapshot: Snapshot, revision: str, size: str) -> None:
-        nodes = [session.stream.node for session in self.sessions if session.stream.node is not None]
-        services = {node.id for node in nodes if self.is_service(node)}
-        cohort = choose(size, {node.id for node in nodes} - services)
-        self.trial = Trial(snapshot=snapshot, revision=revision, cohort=cohort | services)
+    def _begin_trial(self, trial: Trial) -> None:
+        """Nobody is in the cohort of a new trial; whoever is in that of the present one stays in it."""
+        choose(trial.size, ())  # raises where the size is none
+        before, self.trial = self.trial, trial
+        if before is None:
+            return
+        if before.revision == trial.revision or (before.cohort and before.size == trial.size):
+            self.trial = replace(trial, cohort=before.cohort, services=before.services)
+            self._show_trial()
+        else:
+            self._publish_all()
+
+    def choose_cohort(self, measured: Set[str] = frozenset()) -> Trial:
+        """Shows the change to some of the Envoys that are connected now, first of all to those that can be measured."""
+        if self.trial is None:
+            raise RuntimeError("nothing is on trial")
+        services = frozenset(stream.node.id for stream in self._services() if stream.node is not None)
+        self.trial = replace(self.trial, cohort=choose(self.trial.size, self.envoys(), measured), services=services)
+        _log.info("canary", revision=self.trial.revision, clients=sorted(self.trial.cohort))
+        self._show_trial()
+        return self.trial
+
+    def adjust(self, snapshot: Snapshot, on_trial: Snapshot, shown: Snapshot) -> None:
+        """What is served and what is on trial both change in the same way; the trial goes on."""
+        if self.trial is not None:
+            self.trial = replace(self.trial, snapshot=on_trial, shown=shown)
+        self._put(snapshot, self.revision)
+        self._show_trial()
+
+    def _show_trial(self) -> None:
+        if self.trial is None or self.snapshot is None:
+            return
         self._trial_effective.clear()
-        self._history.remember(snapshot)
-        _log.info("canary", revision=revision, clients=sorted(cohort))
+        self._history.remember(self.trial.shown)
+        if policies_changed(self.snapshot, self.trial.shown):
+            self._gate.close()
+        self._publish_all()
+        self._gate.check(self._services())
+
+    def _publish_all(self) -> None:
         for session in self.sessions:
             self._publish(session)
 
@@ -173,35 +215,66 @@ class ControlPlane:
         trial, self.trial = self.trial, None
         if trial is None:
             return
-        _log.info("canary over", revision=trial.revision, outcome="served" if is_good else "taken back")
+        for session in self.sessions:
+            if session.revision == trial.revision:
+                session.revision = ""
         if is_good:
             self.serve_unchecked(trial.snapshot, trial.revision)
-        else:
-            for session in self.sessions:
-                self._publish(session)
+        elif self.snapshot is not None:
+            self.out_at = self._clock()
+            self.quarantine.forget_outdated(self.snapshot)
+            self._publish_all()
+            self._settle()
 
-    def refusals(self, snapshot: Snapshot) -> tuple[str, ...]:
-        """What clients refuse of a snapshot, one sentence each."""
+    def envoys(self) -> frozenset[str]:
+        """The clients that can be part of a cohort."""
+        nodes = (session.stream.node for session in self.sessions)
+        return frozenset(node.id for node in nodes if node is not None and not self.is_service(node))
+
+    def connected(self) -> frozenset[str]:
+        """Every client that has said who it is."""
+        return frozenset(session.stream.node.id for session in self.sessions if session.stream.node is not None)
+
+    def trial_refusals(self) -> tuple[str, ...]:
+        """What clients refuse of what is on trial and was not refused before, one sentence each."""
+        trial = self.trial
+        if trial is None or self.snapshot is None:
+            return ()
+        earlier = {held.key for held in self.quarantine.about(self.snapshot)}
         return tuple(
-            f'{", ".join(map(str, held.origins)) or held.name}: {held.client} refuses "{held.part or held.name}": '
-            f"{held.text}"
-            for held in self.quarantine.about(snapshot)
+            report.refusal(held.origins, held.client, held.part or held.name, held.text)
+            for held in self.quarantine.about(trial.shown)
+            if held.key not in earlier
+        ) + tuple(
+            report.refusal(verdict.origins, session.stream.node.id, verdict.name, verdict.text)
+            for session in self.sessions
+            for channel in session.stream.channels.values()
+            for verdict in channel.pinned.values()
+            if session.stream.node is not None
+            and trial.includes(session.stream.node.id)
+            and (resource := trial.shown.get(verdict.type_url, verdict.name)) is not None
+            and resource.version == verdict.version
+            and self.snapshot.get(verdict.type_url, verdict.name) is not resource
         )
 
     def cohort_has_accepted(self) -> bool:
-        """Every connected client of the canary has all of it."""
-        return self.trial is not None and all(
-            session.stream.is_settled and session.stream.target is self._target_of(session.stream.node)
-            for session in self.sessions
-            if session.stream.node is not None and session.stream.node.id in self.trial.cohort
+        """Every client of the canary is connected and has all of it."""
+        return (
+            self.trial is not None
+            and self.trial.cohort <= self.connected()
+            and all(
+                session.stream.is_settled and session.stream.target is self._target_of(session.stream.node)
+                for session in self.sessions
+                if session.stream.node is not None and self.trial.includes(session.stream.node.id)
+            )
         )
 
     def _target_of(self, node: Node) -> Snapshot:
-        if self.trial is None or node.id not in self.trial.cohort:
+        if self.trial is None or not self.trial.includes(node.id):
             return self.effective(node.kind)
         if node.kind not in self._trial_effective:
             accepted = self._accepted.get(node.kind, EMPTY)
-            self._trial_effective[node.kind] = self.quarantine.effective(node.kind, self.trial.snapshot, accepted)
+            self._trial_effective[node.kind] = self.quarantine.effective(node.kind, self.trial.shown, accepted)
             self._history.remember(self._trial_effective[node.kind])
         return self._trial_effective[node.kind]
 
@@ -240,17 +313,21 @@ class ControlPlane:
         return {kind: served for kind, served in self._effective.items() if served is not self.snapshot}
 
     def serve_unchecked(self, snapshot: Snapshot, revision: str) -> None:
-        """Serves the snapshot from now on, whatever it lacks or removes."""
-        before = self.snapshot
+        """Serves the snapshot from now on, whatever it lacks or removes. What is on trial is not any more."""
         self.trial = None
+        self._put(snapshot, revision)
+
+    def _put(self, snapshot: Snapshot, revision: str) -> None:
+        before = self.snapshot
         self.snapshot, self.revision, self.source = snapshot, revision, "manifests"
-        self.served_at = self._clock()
+        self.served_at = self.out_at = self._clock()
         self._waiting = None
         metrics.HELD.set(0)
         metrics.SERVED.inc()
-        self.quarantine.forget_outdated(snapshot)
+        self.quarantine.forget_outdated(snapshot, *([self.trial.shown] if self.trial is not None else []))
         self._history.remember(snapshot)
         self._effective.clear()
+        self._trial_effective.clear()
         if before is not None and policies_changed(before, snapshot):
             self._gate.close()
         for session in self.sessions:
@@ -427,12 +504,18 @@ class ControlPlane:
         stream = session.stream
         if stream.node is None or stream.target is None or not stream.is_settled:
             return
-        if stream.target is not self._effective.get(stream.node.kind):
+        is_canary = self.trial is not None and self.trial.includes(stream.node.id)
+        if is_canary and stream.target is self._trial_effective.get(stream.node.kind):
+            revision = self.trial.revision if self.trial is not None else ""
+        elif stream.target is self._effective.get(stream.node.kind):
+            self._accepted[stream.node.kind] = stream.target
+            revision = self.revision
+        else:
             return
-        self._accepted[stream.node.kind] = stream.target
-        if session.revision != self.revision:
-            session.revision, session.revision_at = self.revision, self._clock()
-            metrics.PROPAGATION.observe(session.revision_at - self.served_at)
+        if session.revision != revision:
+            session.revision, session.revision_at = revision, self._clock()
+            if not is_canary:
+                metrics.PROPAGATION.observe(session.revision_at - max(self.out_at, session.began))
             self._tell()
 
     def _tell(self) -> None:

@@ -48,16 +48,30 @@ class Keeper:
         self._plane = plane
         self._folder = folder
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         plane.on_change = self._changed.set
 
     async def run(self) -> None:
         while True:
             await self._changed.wait()
             await asyncio.sleep(DELAY_S)
+            if self._changed.is_set():
+                await self.keep()
+
+    async def kept(self) -> str | None:
+        """Returns when what is served is on disk, without the delay; or why it cannot be."""
+        async with self._writing:
+            is_due = self._changed.is_set() or self.problem is not None
+        if is_due:
             await self.keep()
+        return self.problem
 
     async def keep(self) -> None:
         """Writes once, now."""
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         self._changed.clear()
         snapshot = self._plane.snapshot
         if snapshot is None:

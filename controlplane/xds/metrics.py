@@ -13,3 +13,5 @@ PROPAGATION = Histogram(
     "From a snapshot put in service to a client having accepted all of it.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+CANARY = Gauge("causeway_xds_canary", "1 while a change is on trial with some Envoys.")
+CANARIES = Counter("causeway_xds_canaries", "Changes that were on trial, by what became of them.", ["outcome"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from controlplane.origin import Origin
 from controlplane.snapshot.resource import Resource
 from controlplane.xds.channel import Channel
 from controlplane.xds.protocol import Node
-from controlplane.xds.status import Canary, ClientStatus, KeptBack, Status, TypeStatus, Verdict
+from controlplane.xds.status import ClientStatus, KeptBack, Status, TypeStatus, Verdict
 
 if TYPE_CHECKING:
     from controlplane.xds.controlplane import ControlPlane
@@ -28,15 +30,7 @@ def status(plane: ControlPlane, now: float, wall: float) -> Status:
         problems=plane.problems,
         problems_age_s=now - plane.problems_at if plane.problems_at is not None else None,
         held=plane.held,
-        canary=_canary(plane),
     )
-
-
-def _canary(plane: ControlPlane) -> Canary | None:
-    if plane.trial is None:
-        return None
-    state = "accepted" if plane.cohort_has_accepted() else "waiting for acceptance"
-    return Canary(revision=plane.trial.revision, cohort=tuple(sorted(plane.trial.cohort)), state=state)
 
 
 def short(type_url: str) -> str:
@@ -45,7 +39,8 @@ def short(type_url: str) -> str:
 
 def client(plane: ControlPlane, session: Session, now: float) -> ClientStatus:
     node = session.stream.node or Node()
-    is_current = session.revision == plane.revision and session.stream.is_settled
+    is_current = session.revision in (plane.revision, _on_trial(plane, node)) and session.stream.is_settled
+    out_at, reached_at = max(plane.out_at, session.began), session.revision_at
     return ClientStatus(
         id=node.id,
         cluster=node.cluster,
@@ -58,8 +53,10 @@ def client(plane: ControlPlane, session: Session, now: float) -> ClientStatus:
         heard_s=now - session.heard_at,
         verdict=_verdict(plane, session, now),
         revision=session.revision,
-        since_s=now - session.revision_at if session.revision_at is not None else None,
-        lag_s=0.0 if is_current else now - max(plane.served_at, session.began),
+        since_s=now - reached_at if reached_at is not None else None,
+        took_s=max(0.0, reached_at - out_at) if is_current and reached_at is not None else None,
+        lag_s=0.0 if is_current else now - out_at,
+        drifted_to=_who(session.drifted_to) if session.drifted_to is not None else None,
         nacks=session.nacks,
         responses=session.responses,
         bytes_sent=session.bytes_sent,
@@ -67,8 +64,21 @@ def client(plane: ControlPlane, session: Session, now: float) -> ClientStatus:
     )
 
 
+def _who(node: Node) -> str:
+    return f"{node.id} of {node.cluster}" if node.cluster else node.id
+
+
+def _on_trial(plane: ControlPlane, node: Node) -> str:
+    """The revision that the client is one of few to have."""
+    return plane.trial.revision if plane.trial is not None and plane.trial.includes(node.id) else plane.revision
+
+
 def _verdict(plane: ControlPlane, session: Session, now: float) -> Verdict:
     stream = session.stream
+    if stream.node is not None and session.revision != plane.revision and stream.is_settled:
+        trial = plane.trial
+        if trial is not None and trial.includes(stream.node.id) and session.revision == trial.revision:
+            return Verdict.CANARY
     if session.revision == plane.revision and stream.is_settled:
         kind = stream.node.kind if stream.node is not None else ""
         is_refusing = plane.quarantine.of_kind(kind) or any(channel.pinned for channel in stream.channels.values())
@@ -97,6 +107,7 @@ def _type(channel: Channel, now: float) -> TypeStatus:
         pending=len(channel.dirty),
         version=channel.last_version,
         state=state,
+        acked_age_s=now - channel.acked_at if channel.acked_at is not None else None,
         nack=channel.nack.text if channel.nack is not None else None,
         nack_age_s=now - channel.nack.at if channel.nack is not None else None,
         kept_back=tuple(sorted({*channel.pinned, *(n for n, t in channel.part_trials.items() if t.guilty)})),
@@ -119,3 +130,8 @@ def kept_back(held: Held, wall: float) -> KeptBack:
         age_s=wall - held.since,
         serving=serving,
     )
+
+
+def refusal(origins: Iterable[Origin], client: str, name: str, text: str) -> str:
+    """What a client refuses, with its place, in one sentence."""
+    return f'{", ".join(map(str, origins)) or name}: {client} refuses "{name}": {text}'

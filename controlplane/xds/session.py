@@ -14,7 +14,7 @@ import grpc
 
 from controlplane.xds.channel import ABSENT
 from controlplane.xds.codec import Encoder, delta_request, sotw_request
-from controlplane.xds.protocol import DeltaRequest, ProtocolError, SotwRequest, Variant, Verdict
+from controlplane.xds.protocol import DeltaRequest, Node, ProtocolError, SotwRequest, Variant, Verdict
 from controlplane.xds.stream import Stream
 from serving.server import Call
 
@@ -51,6 +51,8 @@ class Session:
         self.bytes_sent = 0
         self.responses = 0
         self.nacks = 0
+        self.drifted_to: Node | None = None
+        """Who the client says it is since it said something else."""
         self.revision = ""
         """The newest revision of which this client has accepted everything it asks for."""
         self.revision_at: float | None = None
@@ -124,6 +126,8 @@ class Session:
             if request.error is not None:
                 self.nacks += 1
             self.stream.receive(request, now)
+            if request.node and self.stream.node and self.stream.node_drifted and request.node != self.stream.node:
+                self.drifted_to = request.node
             if not self._has_joined and self.stream.node is not None:
                 self._has_joined = True
                 self._owner.joined(self)

@@ -20,6 +20,10 @@ class Verdict(Enum):
     """It accepted everything but what is kept back from it."""
     SILENT = "silent"
     """It has not answered for longer than it should take."""
+    FROZEN = "frozen"
+    """It is connected, but its admin interface does not answer any more: stopped, or stuck."""
+    CANARY = "canary"
+    """It has all of what is on trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,7 @@ class TypeStatus:
     version: str
     state: str
     """ACKED, NACKED, WAITING (sent, not answered), or NONE."""
+    acked_age_s: float | None
     nack: str | None
     nack_age_s: float | None
     kept_back: tuple[str, ...]
@@ -54,8 +59,13 @@ class ClientStatus:
     revision: str
     """The newest revision that this client has in full."""
     since_s: float | None
+    took_s: float | None
+    """From the revision being out to this client having it in full; None while it has not."""
     lag_s: float
     """How long the served revision has been out without this client having it in full."""
+    frozen_s: float | None = None
+    drifted_to: str | None
+    """Another id or cluster that it gave in mid-stream; it is served as who it said it was at first."""
     nacks: int
     responses: int
     bytes_sent: int
@@ -89,13 +99,6 @@ class HeldChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Canary:
-    revision: str
-    cohort: tuple[str, ...]
-    state: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     revision: str
     version: str
@@ -109,7 +112,6 @@ class Status:
     """Of the last edit, when it was not put in service."""
     problems_age_s: float | None
     held: HeldChange | None
-    canary: Canary | None
 
     def as_json(self) -> Json:
         document: Json = asdict(self, dict_factory=_plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,7 @@ async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
         done = await apply(gateway, "--wait", "--timeout", "20")
         assert done.returncode == 0, done.stderr
         assert "live on 3 clients" in done.stdout
+        assert re.search(r"^  envoy-under-test +[0-9.]+ ms$", done.stdout, re.M), "each client with how long it took"
         assert (await gateway.request("GET", f"/new{number}")).status == 200
 
     # A broken manifest changes nothing, and says where it is broken.
@@ -92,7 +94,7 @@ async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
         await load.more(20)
         bad = await apply(gateway, "--canary", "100%", "--watch", "2", "--json")
     verdict = json.loads(bad.stdout)
-    assert verdict["outcome"] == "taken back", verdict
+    assert verdict["outcome"] == "rolled back", verdict
     assert "requests fail" in verdict["reason"]
     assert bad.returncode == 1
     assert (await gateway.request("GET", "/added")).status == 404
@@ -114,15 +116,28 @@ async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
     assert load.failures == {}
     assert await gateway.envoy.stats("(config_reload|listener_modified|update_rejected)$") == before
 
-    # Started again with manifests that cannot be used: what was served is served, and it says so.
-    gateway.control_plane.stop()
+    # Killed as soon as done is said, and started again with manifests that cannot be used: what was said to be done is
+    # served, and where it comes from is said.
+    gateway.write(manifest(origin, r0="one", added="one", last="one"))
+    assert (await gateway.tell("POST", "/apply", {}))["outcome"] == "served"
+    await gateway.live()
+    gateway.control_plane.kill()
     (gateway.manifests / "00.yaml").write_text("routes: [")
     gateway.control_plane.start()
     await envoy_is_back(gateway)
     status = await gateway.status()
     assert status["source"] == "last known good"
     assert status["problems"]
-    assert (await gateway.request("GET", "/added")).status == 200
+    assert (await gateway.request("GET", "/last")).status == 200
+
+    # Where it cannot be kept, done is not said. (The state's folder is a file.)
+    state = gateway.folder / "serve-state"
+    state.rename(gateway.folder / "away")
+    state.write_text("")
+    gateway.write(manifest(origin, r0="one", added="one"))
+    unkept = await apply(gateway, "--wait", "--confirm")
+    assert unkept.returncode == 3
+    assert "a restart would not serve it" in unkept.stderr
 
 
 async def test_no_control_plane() -> None:
