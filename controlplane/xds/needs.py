@@ -55,9 +55,7 @@ class Needs:
         """Something the client holds names the resource, or might: content from an earlier life is not known here."""
         if self.is_arriving and type_url in _REFERRERS:
             return True
-        if self._used is None:
-            self._look()
-        if self._used is not None and Reference(type_url, name) in self._used:
+        if Reference(type_url, name) in self._named():
             return True
         return bool(_REFERRERS.get(type_url, frozenset()) & self._unknown)
 
@@ -74,6 +72,8 @@ class Needs:
         if clusters is not None and clusters.subscription.is_wildcard and types.LISTENER not in self._channels:
             return False
         self._expected = {name for name in self._expected if target.get(*name) is not None and not self._has(name)}
+        if self._expected:
+            self._expected &= self._named()  # what named it may be gone again: a listener whose extension was refused
         return not self._expected
 
     def has_asked_for_all(self) -> bool:
@@ -94,7 +94,10 @@ class Needs:
         channel = self._channels.get(reference.type_url)
         return channel is not None and channel.acked.get(reference.name, ABSENT) is not ABSENT
 
-    def _look(self) -> None:
+    def _named(self) -> set[Reference]:
+        """Everything that what the client holds names."""
+        if self._used is not None:
+            return self._used
         used: set[Reference] = set()
         unknown = set()
         for channel in self._channels.values():
@@ -104,3 +107,4 @@ class Needs:
                 elif form is not ABSENT:
                     unknown.add(channel.type_url)
         self._used, self._unknown = used, frozenset(unknown)
+        return used

@@ -16,9 +16,11 @@ from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
 from tests.support.waiting import until
 from tests.xds import made
+from tests.xds.rows import Variant, row
 from tests.xds.served import serving
 
 pytestmark = pytest.mark.gateway
+SECTION, SOTW_ADS = "Through a stock gRPC client", (Variant.SOTW_ADS,)
 CLIENT = Path(__file__).with_name("xds_grpc_client.py")
 TARGET = "orders.example"
 
@@ -85,7 +87,8 @@ def grpc_gateway(port: int) -> Snapshot:
     )
 
 
-async def test_a_grpc_client_reaches_a_service(service: int) -> None:
+@row(SECTION, "P1", "It reaches a service: listener, routes, cluster and endpoints, each asked for by name", SOTW_ADS)
+async def test_a_grpc_client_reaches_a_service(variant: Variant, service: int) -> None:
     plane = ControlPlane()
     await plane.set_snapshot(grpc_gateway(service))
     async with serving(plane) as xds:
@@ -99,7 +102,8 @@ async def test_a_grpc_client_reaches_a_service(service: int) -> None:
         }
 
 
-async def test_a_missing_target_fails_at_once_with_our_words(service: int) -> None:
+@row(SECTION, "P2", "A target that does not exist fails at once, with the server's words", SOTW_ADS)
+async def test_a_missing_target_fails_at_once_with_our_words(variant: Variant, service: int) -> None:
     plane = ControlPlane()
     await plane.set_snapshot(grpc_gateway(service))
     async with serving(plane) as xds:
@@ -109,7 +113,8 @@ async def test_a_missing_target_fails_at_once_with_our_words(service: int) -> No
         assert float(str(told["took_s"])) < 2.0
 
 
-async def test_what_the_client_refuses_is_told_by_name(service: int) -> None:
+@row(SECTION, "P3", "What it refuses is kept back and named", SOTW_ADS)
+async def test_what_the_client_refuses_is_told_by_name(variant: Variant, service: int) -> None:
     """gRPC refuses a static cluster, and says which."""
     plane = ControlPlane()
     resources = [one for one in grpc_gateway(service) if one.name != "orders" or "Cluster" not in one.type_url]

@@ -17,9 +17,13 @@ from tests.support.client import Address, request
 from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 from tests.xds import made
+from tests.xds.rows import ADS, Variant, row
 from tests.xds.served import following, serving
 
 pytestmark = pytest.mark.gateway
+SECTION = "Through a real Envoy"
+PROTOCOL = {Variant.SOTW_ADS: "GRPC", Variant.DELTA_ADS: "DELTA_GRPC"}
+DELTA_ADS = (Variant.DELTA_ADS,)
 
 
 async def status(port: int, path: str) -> int:
@@ -34,8 +38,8 @@ def _all_at(plane: ControlPlane) -> bool:
     return bool(plane.sessions) and all(session.revision == plane.revision for session in plane.sessions)
 
 
-@pytest.mark.parametrize("protocol", ["DELTA_GRPC", "GRPC"])
-async def test_one_bad_cluster_of_500(protocol: str, origins: Callable[..., Origin], run_folder: Path) -> None:
+@row(SECTION, "N8", "One bad cluster of 500 is found in a few responses; the rest is live within a second", ADS)
+async def test_one_bad_cluster_of_500(variant: Variant, origins: Callable[..., Origin], run_folder: Path) -> None:
     plane, port, origin = ControlPlane(), free_port(), origins("one")
     base = [
         made.cluster("c"),
@@ -44,7 +48,7 @@ async def test_one_bad_cluster_of_500(protocol: str, origins: Callable[..., Orig
         made.listener("l", port, "rc"),
     ]
     await plane.set_snapshot(Snapshot.of(base))
-    async with serving(plane) as xds, following(xds, run_folder, protocol=protocol) as envoy:
+    async with serving(plane) as xds, following(xds, run_folder, protocol=PROTOCOL[variant]) as envoy:
         await live(plane)
         await envoy.ready()
         many = [made.cluster(f"x{n:03}", eds=False, port=origin.port) for n in range(499)]
@@ -66,7 +70,10 @@ async def test_one_bad_cluster_of_500(protocol: str, origins: Callable[..., Orig
         assert took < 3.0, took  # a second, and what a busy machine adds
 
 
-async def test_a_bad_route_answers_503_and_the_others_work(origins: Callable[..., Origin], run_folder: Path) -> None:
+@row(SECTION, "N9", "A refused route answers 503 or as before, is named by file and line; the others work", DELTA_ADS)
+async def test_a_bad_route_answers_503_and_the_others_work(
+    variant: Variant, origins: Callable[..., Origin], run_folder: Path
+) -> None:
     plane, port, origin = ControlPlane(), free_port(), origins("one")
 
     def table(**bad: str) -> Snapshot:
@@ -100,7 +107,10 @@ async def test_a_bad_route_answers_503_and_the_others_work(origins: Callable[...
         assert (await wait_until_live(plane, 5.0)).is_live
 
 
-async def test_a_rejection_does_not_become_a_loop(origins: Callable[..., Origin], run_folder: Path) -> None:
+@row(SECTION, "N10", "What was refused is not sent again, whatever else changes", DELTA_ADS)
+async def test_a_rejection_does_not_become_a_loop(
+    variant: Variant, origins: Callable[..., Origin], run_folder: Path
+) -> None:
     plane, origin = ControlPlane(), origins("one")
     await plane.set_snapshot(Snapshot.of([made.cluster("c", eds=False, port=origin.port), made.bad_cluster("bad")]))
     async with serving(plane) as xds, following(xds, run_folder, node="loop") as envoy:
@@ -115,9 +125,9 @@ async def test_a_rejection_does_not_become_a_loop(origins: Callable[..., Origin]
         assert again == rejected <= 3
 
 
-@pytest.mark.parametrize("protocol", ["DELTA_GRPC", "GRPC"])
+@row(SECTION, "N11", "A restart of the server changes nothing at a client that has everything", ADS)
 async def test_a_restart_sends_nothing_again(
-    protocol: str, origins: Callable[..., Origin], run_folder: Path, tmp_path: Path
+    variant: Variant, origins: Callable[..., Origin], run_folder: Path, tmp_path: Path
 ) -> None:
     """What was served and what was kept back survive; clients that have it get nothing, and requests go on."""
     port, xds_port, origin = free_port(), free_port(), origins("one")
@@ -133,7 +143,7 @@ async def test_a_restart_sends_nothing_again(
     first = ControlPlane()
     await first.set_snapshot(snapshot)
     keeper = Keeper(first, tmp_path)
-    async with following(xds_port, run_folder, protocol=protocol, node=f"again-{protocol}") as envoy:
+    async with following(xds_port, run_folder, protocol=PROTOCOL[variant], node=f"again-{PROTOCOL[variant]}") as envoy:
         async with serving(first, port=xds_port):
             await live(first)
             await envoy.ready()
@@ -150,7 +160,7 @@ async def test_a_restart_sends_nothing_again(
             assert await envoy.stats("(config_reload|update_rejected|listener_modified|cluster_modified)$") == before
             (session,) = second.sessions
             sent = {channel.type_url: channel.responses for channel in session.stream.channels.values()}
-            if protocol == "DELTA_GRPC":
+            if variant is Variant.DELTA_ADS:
                 assert sum(sent.values()) <= 2, sent  # the wildcards' first answers, with nothing in them
             await second.set_snapshot(snapshot, revision="same")
             assert second.status().source == "manifests"

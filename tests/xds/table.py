@@ -18,7 +18,14 @@ MODULES = (
     "test_refusals",
     "test_wire",
 )
-PEERS = ("test_xds_types", "test_xds_on_demand", "test_xds_lifetime", "test_xds_rate_limits")
+PEERS = (
+    "test_xds_types",
+    "test_xds_on_demand",
+    "test_xds_lifetime",
+    "test_xds_refusals",
+    "test_xds_grpc_client",
+    "test_xds_rate_limits",
+)
 PAGE = Path(__file__).parents[2] / "docs" / "xds-conformance.md"
 
 _HEAD = """# xDS conformance

@@ -424,6 +424,21 @@ def test_children_go_after_parents(variant: Variant) -> None:
         assert lines == ["LDS", "CDS"]
 
 
+@row("Order", "O5", "What only a listener named that was taken back is not waited for", ADS)
+def test_taken_back_before_its_routes_were_asked_for(variant: Variant) -> None:
+    play = Play(variant)
+    play.serve(state(**swapped("a")))
+    play.ask("*", kind="CDS")
+    play.talk()
+    play.ask("a", kind="EDS")
+    play.ask("*", kind="LDS")
+    play.talk()
+    assert not play.stream.is_settled, "it is about to ask for the routes"
+    play.serve(state(**{**swapped("a"), "LDS": []}))
+    play.talk()
+    assert play.stream.is_settled
+
+
 # Incremental
 
 

@@ -1,8 +1,9 @@
 """Arbitrary conversations: snapshots, requests, acceptances, rejections, delays and reconnects in any order.
 
-The client behaves as Envoy does: it takes a response whole or not at all, and asks for what the resources it has name.
-Whatever the order of things, it never has a route whose cluster is gone, the server never says again what was refused
-and never goes on for ever, and in the end the client has everything but what it refuses.
+The client behaves as Envoy does: it takes a response whole or not at all, asks for what the resources it has name, and
+for a while for what a listener named that is draining. Whatever the order of things, it never has a route whose cluster
+is gone nor loses an extension that it asks for, the server never says again what was refused and never goes on for
+ever, and in the end the client has everything but what it refuses.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from controlplane.snapshot.consistency import check, references
 from controlplane.snapshot.history import History
 from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
-from controlplane.xds.protocol import FULL_STATE, DeltaRequest, Node, Response, SotwRequest
+from controlplane.xds.protocol import FULL_STATE, REPEATED, DeltaRequest, Node, Response, SotwRequest
 from controlplane.xds.protocol import Variant as Protocol
 from controlplane.xds.quarantine import Quarantine
 from controlplane.xds.stream import Stream
-from tests.xds import made
+from tests.xds import made, made_types
 
 CLUSTERS = ("a", "b", "c", "d")
+EXTENSIONS = ("m", "n", "o")
 PREFIXES = ("/x", "/y", "/z")
 KIND = "envoy/1"
 REFUSED = "refused"
@@ -34,7 +36,9 @@ WILD = (types.CLUSTER, types.LISTENER)
 
 
 def bad(resource: Resource) -> bool:
-    """Refused by this client: a cluster or route that says so in its bytes."""
+    """Refused by this client: a cluster, route or extension that says so in its bytes."""
+    if resource.type_url == types.EXTENSION:
+        return resource.version == made_types.bad_extension(resource.name).version
     if resource.type_url == types.ROUTE:
         return any(part.body == _routes(((part.key, REFUSED),)).parts[0].body for part in resource.parts)
     return resource.type_url == types.CLUSTER and resource.version == made.bad_cluster(resource.name).version
@@ -44,6 +48,11 @@ def bad(resource: Resource) -> bool:
 def _routes(table: tuple[tuple[str, str], ...]) -> Resource:
     """Prefixes to clusters, or to a route that is refused."""
     return made.routes("rc", {prefix: made.bad_route(prefix) if to == REFUSED else to for prefix, to in table})
+
+
+@cache
+def _extension(name: str, value: str) -> Resource:
+    return made_types.bad_extension(name) if value == REFUSED else made_types.extension(name, value)
 
 
 @st.composite
@@ -60,9 +69,15 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         prefix: REFUSED if draw(st.integers(0, 9)) == 0 else draw(st.sampled_from(sorted(names)))
         for prefix in sorted(draw(st.sets(st.sampled_from(PREFIXES), min_size=1)))
     }
-    listeners = [made.listener("l", draw(st.sampled_from([80, 81])), "rc")] if draw(st.integers(0, 9)) else []
-    tables = [_routes(tuple(table.items()))] if listeners else []
-    snapshot = Snapshot.of([*clusters, *assignments, *tables, *listeners])
+    listeners: list[Resource] = []
+    if draw(st.integers(0, 9)):
+        used = tuple(sorted(draw(st.sets(st.sampled_from(EXTENSIONS)))))
+        listeners = [
+            made_types.listener("l", draw(st.sampled_from([80, 81])), "rc", extensions=used),
+            _routes(tuple(table.items())),
+            *(_extension(name, draw(st.sampled_from(("1", "2", "2", "2", REFUSED)))) for name in used),
+        ]
+    snapshot = Snapshot.of([*clusters, *assignments, *listeners])
     assert check(snapshot) == ()
     return snapshot
 
@@ -78,6 +93,7 @@ class Conversation(RuleBasedStateMachine):
         self.history, self.quarantine = History(), Quarantine()
         self.accepted_before = EMPTY
         self.has: dict[str, dict[str, Resource]] = {}
+        self.draining: set[str] = set()
         self.wanted = first
         self.has_heard_of_clusters = False
         self.connect()
@@ -164,6 +180,13 @@ class Conversation(RuleBasedStateMachine):
 
     def take(self, response: Response) -> None:
         held = self.has.setdefault(response.type_url, {})
+        if response.type_url in REPEATED:
+            needed = held.keys() & self.names(response.type_url)
+            assert not needed & set(response.removed), "still in use"
+            if self.protocol is Protocol.SOTW and (response.resources or response.missing):
+                assert needed <= {one.name for one in response.resources}, "Envoy's unified mux reads it as gone"
+        if response.type_url == types.LISTENER:
+            self.draining |= self.names(types.EXTENSION)
         if self.protocol is Protocol.SOTW and response.type_url in FULL_STATE:
             held.clear()
         asked = self.asked.get(response.type_url, set())
@@ -177,11 +200,18 @@ class Conversation(RuleBasedStateMachine):
             return {"*"}
         parents = types.CLUSTER if type_url == types.ENDPOINT else types.LISTENER
         held = self.has.get(parents, {}).values()
-        return {one.name for parent in held for one in references(parent) if one.type_url == type_url}
+        draining = self.draining if type_url == types.EXTENSION else set()
+        return {one.name for parent in held for one in references(parent) if one.type_url == type_url} | draining
+
+    @rule()
+    def drained(self) -> None:
+        """What listeners named that were replaced is not needed any more."""
+        self.draining = set()
+        self.ask()
 
     def ask(self) -> None:
         """Says what is wanted now, where it was not said. Listeners are asked for once clusters came or failed."""
-        for type_url in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE):
+        for type_url in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.EXTENSION, types.ROUTE):
             names = self.names(type_url)
             if type_url == types.LISTENER and not self.has_heard_of_clusters:
                 continue
@@ -237,6 +267,8 @@ class Conversation(RuleBasedStateMachine):
         if not hasattr(self, "has"):
             return
         for _ in range(500):
+            if not self.to_client and not self.to_server:
+                self.drained()
             before = (len(self.to_client), len(self.to_server))
             while self.to_server:
                 self.server_reads()
@@ -253,8 +285,13 @@ class Conversation(RuleBasedStateMachine):
         self.no_route_is_without_its_cluster()
         target = self.stream.target
         assert target is not None
-        for type_url in (types.CLUSTER, types.LISTENER, types.ROUTE, types.ENDPOINT):
-            wanted = {one.name: one.version for one in target.of_type(type_url).values()}
+        for type_url in (types.CLUSTER, types.LISTENER, types.ROUTE, types.ENDPOINT, types.EXTENSION):
+            asked = self.names(type_url)
+            wanted = {
+                one.name: one.version
+                for one in target.of_type(type_url).values()
+                if type_url in WILD or one.name in asked
+            }
             held = {name: one.version for name, one in self.has.get(type_url, {}).items()}
             assert held == wanted, type_url
         assert self.stream.is_settled
