@@ -37,6 +37,7 @@ MOST_PER_CALL = 256
 MOST_IN_FLIGHT = 2
 MOST_PENDING = 50_000
 PROBE_S = 0.1
+HELD_UP_S = 0.005
 REPLICA_TTL_S = 5
 
 _ANSWER = struct.Struct("<Bddd")
@@ -294,8 +295,12 @@ class _Queue:
         keys.append(self.index)
         packed = b"".join([each.budget.packed(each.hits, forced=each.is_forced) for each in takes])
         try:
-            async with asyncio.timeout(self._store.timeout_s):
-                answer = await self._store.call(keys, packed)
+            async with asyncio.timeout(None) as deadline:
+                timer = _expire_after(self._store.timeout_s, deadline)
+                try:
+                    answer = await self._store.call(keys, packed)
+                finally:
+                    timer.cancel()
         except (RedisError, OSError, TimeoutError) as failure:
             _fail(batch, StoreDownError(str(failure) or type(failure).__name__))
             self._store.trip(failure)
@@ -319,6 +324,19 @@ class _Queue:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _expire_after(timeout_s: float, deadline: asyncio.Timeout) -> asyncio.TimerHandle:
+    """Ends what has the deadline, unless it is we who are late: a loop that was held up listens first to what Redis may
+    long have answered, and is not so quick to call it dead."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + timeout_s
+
+    def expire() -> None:
+        now = loop.time()
+        deadline.reschedule(now + timeout_s / 2 if now - due > HELD_UP_S else now)
+
+    return loop.call_at(due, expire)
 
 
 _CODES = tuple(Code)

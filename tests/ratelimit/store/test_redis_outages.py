@@ -7,10 +7,11 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from ratelimit.core.answer import Answer
 from ratelimit.core.budget import Budget, Code, Kind, Take
@@ -93,6 +94,26 @@ async def test_the_first_decisions_wait_for_no_connection(running: Running, serv
     after = (await looking.execute_command("INFO", "stats"))["total_connections_received"]
     await looking.aclose()
     assert after == before
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_process_that_is_held_up_does_not_blame_redis(run: Callable[..., None], server: Redis) -> None:
+    """A machine with too much to do: the answer is there, but nobody has read it yet."""
+
+    async def held_up() -> None:
+        store = RedisStore(connect(server.url).client, observer=Meters(), timeout_s=TIMEOUT_S)
+        await store.start()
+        pause(server)
+        asked = store.take([Take(b"k", BUCKET, 1)])
+        await asyncio.sleep(TIMEOUT_S / 5)  # the call is on its way
+        resume(server)
+        time.sleep(TIMEOUT_S * 2)  # noqa: ASYNC251 - this is what is meant
+        (taken,) = await asked
+        assert taken.code is Code.OK
+        assert not store.is_open
+        await store.close()
+
+    run(held_up())
 
 
 async def test_each_limit_does_what_it_declares(running: Running, server: Redis) -> None:
