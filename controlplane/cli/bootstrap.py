@@ -31,6 +31,7 @@ OLDEST_ENVOY = (1, 40)
 """The release whose API we speak. Earlier ones lack fields of it, and would run without the settings in them."""
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
+_CERTIFICATE, _AUTHORITY = "xds-certificate", "xds-authority"
 _TLS_STATS = r"^(listener|cluster)\..*\.ssl\.(ciphers|curves|sigalgs|versions)\..*"
 
 
@@ -46,8 +47,19 @@ class BootstrapSettings:
     xds_certificate: Path | None = setting(None, help="PEM of this Envoy's client certificate.")
     xds_key: Path | None = setting(None, help="PEM of its key.")
     xds_name: str = setting("", help="Name in the control plane's certificate, when it is not the host of --xds.")
+    xds_secrets: Path | None = setting(
+        None,
+        help="Folder for two files by which Envoy reads its certificate and the authority anew when they are replaced. "
+        "Left out: the folder of --output; printed, they are read at the start only.",
+    )
     format: Literal["yaml", "json"] = setting("yaml", help="How to print it.")
     output: Path | None = setting(None, help="The file to write, in place of printing.")
+
+    @property
+    def secrets_folder(self) -> Path | None:
+        """Where the files that name the certificates are written, as an absolute path."""
+        folder = self.xds_secrets or (self.output.parent if self.output is not None else None)
+        return folder.resolve() if folder is not None and self.xds_ca is not None else None
 
     def __post_init__(self) -> None:
         if not self.admin.is_loopback:
@@ -65,6 +77,9 @@ def register(app: typer.Typer) -> None:
 def _print(settings: BootstrapSettings) -> None:
     """Print the bootstrap file an Envoy starts from: causeway bootstrap > envoy.yaml && envoy -c envoy.yaml"""
     document = bootstrap(settings)
+    for path, secret in _secrets(settings).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"resources": [secret]}, indent=2) + "\n", encoding="utf-8")
     text = json.dumps(document, indent=2) + "\n" if settings.format == "json" else _yaml(document)
     if settings.output is None:
         print(text, end="")
@@ -145,23 +160,62 @@ def _xds_cluster(settings: BootstrapSettings) -> Json:
 def _tls(settings: BootstrapSettings, ca: Path) -> Json:
     host = settings.xds.host if isinstance(settings.xds, TcpAddress) else ""
     name = settings.xds_name or host
-    validation: Json = {"trusted_ca": {"filename": str(ca)}}
-    context: Json = {"alpn_protocols": ["h2"], "validation_context": validation}
+    folder = settings.secrets_folder
+    context: Json = {"alpn_protocols": ["h2"]}
+    expected: Json = {}
     if name:
         kind = "IP_ADDRESS" if _is_ip(name) else "DNS"
-        validation["match_typed_subject_alt_names"] = [{"san_type": kind, "matcher": {"exact": name}}]
+        expected["match_typed_subject_alt_names"] = [{"san_type": kind, "matcher": {"exact": name}}]
+    if folder is None:
+        context["validation_context"] = {"trusted_ca": {"filename": str(ca)}, **expected}
+    else:
+        context["combined_validation_context"] = {
+            "default_validation_context": expected,
+            "validation_context_sds_secret_config": _from_file(_AUTHORITY, folder),
+        }
     if settings.xds_certificate is not None and settings.xds_key is not None:
-        context["tls_certificates"] = [
-            {
-                "certificate_chain": {"filename": str(settings.xds_certificate)},
-                "private_key": {"filename": str(settings.xds_key)},
-            }
-        ]
+        if folder is None:
+            context["tls_certificates"] = [_pair(settings.xds_certificate, settings.xds_key)]
+        else:
+            context["tls_certificate_sds_secret_configs"] = [_from_file(_CERTIFICATE, folder)]
     upstream: Json = {"@type": _EXTENSIONS + "transport_sockets.tls.v3.UpstreamTlsContext"}
     upstream["common_tls_context"] = context
     if name and not _is_ip(name):
         upstream["sni"] = name
     return {"name": "envoy.transport_sockets.tls", "typed_config": upstream}
+
+
+def _from_file(name: str, folder: Path) -> Json:
+    source: Json = {"path_config_source": {"path": str(folder / f"{name}.json")}, "resource_api_version": "V3"}
+    return {"name": name, "sds_config": source}
+
+
+def _secrets(settings: BootstrapSettings) -> dict[Path, Json]:
+    """The files besides the bootstrap: Envoy takes a certificate anew only if a file of its own says where it is.
+
+    The folder is watched, not the file: a file that is renamed into place and a symlink that is swung both count.
+    """
+    folder = settings.secrets_folder
+    if folder is None or settings.xds_ca is None:
+        return {}
+    ca = settings.xds_ca
+    authority: Json = {"trusted_ca": {"filename": str(ca)}, "watched_directory": {"path": str(ca.parent)}}
+    found = {folder / f"{_AUTHORITY}.json": _secret(_AUTHORITY, validation_context=authority)}
+    if settings.xds_certificate is not None and settings.xds_key is not None:
+        pair: Json = {
+            **_pair(settings.xds_certificate, settings.xds_key),
+            "watched_directory": {"path": str(settings.xds_certificate.parent)},
+        }
+        found[folder / f"{_CERTIFICATE}.json"] = _secret(_CERTIFICATE, tls_certificate=pair)
+    return found
+
+
+def _secret(name: str, **content: Json) -> Json:
+    return {"@type": _EXTENSIONS + "transport_sockets.tls.v3.Secret", "name": name, **content}
+
+
+def _pair(certificate: Path, key: Path) -> Json:
+    return {"certificate_chain": {"filename": str(certificate)}, "private_key": {"filename": str(key)}}
 
 
 def _overload_manager(settings: BootstrapSettings) -> Json:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -14,7 +15,13 @@ from typer.testing import CliRunner
 from controlplane.cli import bootstrap
 from controlplane.cli.bootstrap import ENVOY_ARGUMENTS
 from controlplane.cli.up.envoy import find_envoy
+from controlplane.xds.controlplane import ControlPlane
+from serving.address import TcpAddress
+from serving.server import Server
+from serving.tls import TlsFiles
 from tests.serving.certificates import Authority
+from tests.support.envoy import Envoy
+from tests.support.waiting import free_port, until
 
 
 def run(*arguments: str) -> str:
@@ -24,6 +31,24 @@ def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["bootstrap", *arguments])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+async def seen_by_control_plane(port: int, tls: TlsFiles) -> frozenset[str]:
+    """The names in the certificate that Envoy shows to a control plane, which is gone afterwards."""
+    plane = ControlPlane()
+    server = Server(plane.services(), tls=tls)
+    await server.start([TcpAddress("127.0.0.1", port)])
+    try:
+        await until("Envoy connected", plane.connected, within_s=30)
+        (session,) = plane.sessions
+        return session.identity
+    finally:
+        plane.end_all()
+        await server.drain(grace_s=0.2)
+
+
+async def has_certificate(envoy: Envoy, name: str) -> bool:
+    return name in (await envoy.ask("/certs")).body.decode()
 
 
 def refused(*arguments: str) -> str:
@@ -102,6 +127,51 @@ def test_envoy_accepts_the_file(tmp_path: Path, arguments: list[str]) -> None:
     )
     assert "OK" in checked.stdout, checked.stderr
     assert "deprecated" not in checked.stderr.lower()
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_certificates_are_named_in_files_of_their_own_so_that_they_can_be_replaced(
+    tmp_path: Path, is_named: bool
+) -> None:
+    certificates = ("--xds-ca", "/pki/ca.crt", "--xds-certificate", "/pki/c.crt", "--xds-key", "/pki/c.key")
+    where = ("--xds-secrets", str(tmp_path / "made")) if is_named else ("--output", str(tmp_path / "envoy.json"))
+    run("--node-id", "n", *certificates, *where)
+    folder = tmp_path / "made" if is_named else tmp_path
+    (certificate,) = json.loads((folder / "xds-certificate.json").read_text())["resources"]
+    (authority,) = json.loads((folder / "xds-authority.json").read_text())["resources"]
+    assert certificate["tls_certificate"]["watched_directory"] == {"path": "/pki"}
+    assert authority["validation_context"]["trusted_ca"] == {"filename": "/pki/ca.crt"}
+    assert "sds" not in run(*certificates), "printed alone it stands alone"
+
+
+@pytest.mark.gateway
+async def test_a_replaced_certificate_is_shown_at_the_next_connection(tmp_path: Path) -> None:
+    """Two control planes, one after the other; the certificate and then the authority are replaced in between."""
+    first = Authority(tmp_path / "pki")
+    server = first.issue("server", "control-plane")
+    client = first.issue("client", "edge-1.old")
+    port, file, admin = free_port(), tmp_path / "envoy.json", f"unix:{tmp_path}/a.sock"
+    tls = ("--xds-ca", first.ca, "--xds-certificate", client.certificate, "--xds-key", client.key)
+    where = ("--xds", f"127.0.0.1:{port}", "--xds-name", "control-plane", "--admin", admin, "--node-id", "edge-1")
+    run(*map(str, (*where, *tls, "--format", "json", "--output", file)))
+    envoy = Envoy(file, *ENVOY_ARGUMENTS, folder=tmp_path).start()
+    try:
+        assert await seen_by_control_plane(port, server) == {"edge-1.old"}
+
+        renewed = first.issue("renewed", "edge-1.new")
+        renewed.key.replace(client.key)
+        renewed.certificate.replace(client.certificate)
+        await until("Envoy has read it", lambda: has_certificate(envoy, "edge-1.new"))
+        assert await seen_by_control_plane(port, server) == {"edge-1.new"}
+
+        second = Authority(tmp_path / "other")
+        second.ca.replace(first.ca)
+        other = second.issue("server", "control-plane")
+        assert await seen_by_control_plane(port, replace(other, ca=None)) == frozenset(), (
+            "the new authority is believed"
+        )
+    finally:
+        envoy.stop()
 
 
 @pytest.mark.gateway

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -89,6 +93,48 @@ async def test_an_edit_that_is_refused_is_shown_with_its_place_and_ends_with_1(
         return shown.returncode == 1 and "01.yaml:" in shown.stdout and 'did you mean "orders"?' in shown.stdout
 
     await until("the problem", is_told)
+
+
+async def test_each_client_is_shown_with_what_it_has_type_by_type(gateway: Gateway, origin: Origin) -> None:
+    await gateway.apply(manifest(origin))
+    line = next(one for one in (await status(gateway)).stdout.splitlines() if one.startswith("envoy-under-test"))
+    assert re.search(r"envoy-under-test +gateway +envoy 1\.\d+\.\d+ +synced +[0-9.]+s +\w+ +0 +CDS (\d+)/\1 ", line), (
+        line
+    )
+    assert re.search(r"LDS (\d+)/\1  RDS (\d+)/\2", line), line
+    details = (await status(gateway, "--details")).stdout
+    assert re.search(r"RouteConfiguration +ACKED +1 +1 +1 +0 +\w+ +[0-9.]+s", details), details
+    clients = json.loads((await status(gateway, "--json")).stdout)["clients"]
+    envoy = next(one for one in clients if one["id"] == "envoy-under-test")
+    assert envoy["took_s"] is not None
+    assert all(one["state"] == "ACKED" and one["acked_age_s"] >= 0 for one in envoy["types"])
+
+
+async def test_a_frozen_envoy_is_flagged_within_five_seconds_and_well_when_it_goes_on(
+    gateway: Gateway, origin: Origin
+) -> None:
+    await gateway.apply(manifest(origin))
+    await until("it was asked at least once", lambda: has_services(gateway))
+    os.kill(gateway.envoy.process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        await until("it is flagged", lambda: has_verdict(gateway, "frozen"), within_s=10)
+        assert time.monotonic() - began < 5
+        shown = await status(gateway)
+        assert shown.returncode == 1
+        assert "envoy-under-test is frozen: connected, but no answer" in shown.stdout
+    finally:
+        os.kill(gateway.envoy.process.pid, signal.SIGCONT)
+    await until("it is well", lambda: has_verdict(gateway, "synced"), within_s=10)
+
+
+async def has_services(gateway: Gateway) -> bool:
+    return bool((await gateway.status())["services"])
+
+
+async def has_verdict(gateway: Gateway, verdict: str) -> bool:
+    clients = (await gateway.status())["clients"]
+    return any(one["id"] == "envoy-under-test" and one["verdict"] == verdict for one in clients)
 
 
 async def test_where_no_control_plane_answers_it_is_said(tmp_path) -> None:
