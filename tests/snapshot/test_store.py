@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import random
+import signal
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -17,7 +22,6 @@ from controlplane.snapshot import store
 from controlplane.snapshot.resource import Audience, Nested, Part, Resource
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.snapshot.store import Kept, UnreadableStateError
-from tests.support.waiting import until_sync
 
 origins = st.builds(Origin, file=st.text(max_size=10), line=st.integers(1, 999), column=st.integers(1, 99))
 parts = st.builds(
@@ -65,9 +69,9 @@ def test_a_file_of_the_first_format_is_read() -> None:
     assert resource.tree == (Part(key="key", body=b"body", fallback=b"fallback", origin=place),)
 
 
-def some(size: int = 3, fill: bytes = b"x") -> Kept:
+def some(size: int = 3, fill: bytes = b"x", *, each_bytes: int = 100) -> Kept:
     return Kept(
-        snapshot=Snapshot.of(Resource(type_url="t", name=str(n), tree=(fill * 100,)) for n in range(size)),
+        snapshot=Snapshot.of(Resource(type_url="t", name=str(n), tree=(fill * each_bytes,)) for n in range(size)),
         revision=fill.decode(),
     )
 
@@ -113,23 +117,45 @@ def test_a_folder_that_cannot_be_written_keeps_the_old_file(tmp_path: Path) -> N
     assert store.read(tmp_path).revision == "a"
 
 
-def _write_for_ever(folder: Path) -> None:
-    while True:
-        for fill in (b"a", b"b"):
-            store.write(folder, some(2_000, fill))
+def _write_for_ever(folder: Path) -> NoReturn:
+    for kept in itertools.cycle([some(4, b"a", each_bytes=2 << 20), some(4, b"b", each_bytes=2 << 20)]):
+        store.write(folder, kept)
+    raise AssertionError("for ever")
+
+
+def _kill_writers(folder: Path, times: int) -> None:
+    """In a process of its own, which forks: a new one for each writer would take a second."""
+    chance = random.Random(times)
+    for number in range(times):
+        writer = os.fork()
+        if writer == 0:
+            _write_for_ever(folder)
+        while not (folder / store.FILE_NAME).exists():
+            pass
+        if number % 2:
+            while not any(folder.glob(".*")):  # it is writing
+                pass
+        else:
+            ends = time.monotonic() + chance.uniform(0, 0.05)
+            while time.monotonic() < ends:
+                pass
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        left = len(list(folder.iterdir()))
+        kept = store.read(folder)
+        print(kept.revision, len(kept.snapshot), left, len(list(folder.iterdir())))
 
 
 def test_kill_9_at_any_moment_leaves_a_readable_state(tmp_path: Path) -> None:
-    code = "import sys, pathlib, tests.snapshot.test_store as t; t._write_for_ever(pathlib.Path(sys.argv[1]))"
-    for number in range(5):
-        writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
-        until_sync("a file", (tmp_path / store.FILE_NAME).exists)
-        until = time.monotonic() + 0.013 * number
-        while time.monotonic() < until:
-            pass
-        writer.kill()
-        writer.wait()
-        kept = store.read(tmp_path)
-        assert kept.revision in {"a", "b"}
-        assert len(kept.snapshot) == 2_000
-        assert [path.name for path in tmp_path.iterdir()] == [store.FILE_NAME], "what was abandoned is cleared away"
+    code = "import sys, pathlib, tests.snapshot.test_store as t; t._kill_writers(pathlib.Path(sys.argv[1]), 40)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert len(found) == 40
+    assert {revision for revision, _, _, _ in found} <= {"a", "b"}
+    assert {size for _, size, _, _ in found} == {"4"}
+    assert any(left == "2" for _, _, left, _ in found), "some were killed while they wrote"
+    assert {files for _, _, _, files in found} == {"1"}, "what was abandoned is cleared away"
