@@ -37,14 +37,19 @@ A dash: the row does not apply to the variant.
 The rows of the public harness run over gRPC against the harness's own Adapter service, which the tests implement. The
 [original harness](#the-original-harness) was run too: all of its 98 rows pass.
 
-Beyond the table: changes through a real Envoy under load, rejections, restarts and a stock gRPC client are in
-`tests/gateway/test_xds_*.py`; arbitrary conversations, with what must always hold, in `tests/xds/test_fuzz.py`.
+Rows through real peers come last; those through the rate limit service in Go run where it is installed. Beyond the
+table: changes through a real Envoy under load are in `tests/gateway/test_xds_*.py`; arbitrary conversations, with what
+must always hold, in `tests/xds/test_fuzz.py`.
 
-Rows through a real peer are at the end. What they showed about Envoy 1.40: it takes resources with a time to live only
-when its bootstrap says so (`client_features`: `xds.config.supports-resource-ttl`, and for state of the world
-`xds.config.resource-in-sotw`); it crashes when that of endpoints runs out in state of the world
-(envoyproxy/envoy#24271); it asks once for a cluster that it does not have, and lets later requests for it wait for the
-filter's `timeout`.
+What Envoy 1.40 was seen to do:
+
+- It takes a time to live only when its bootstrap says so (`client_features`: `xds.config.supports-resource-ttl`, and in
+  state of the world `xds.config.resource-in-sotw`). In state of the world only the whole resource keeps one alive, and
+  it crashes when that of endpoints runs out (envoyproxy/envoy#24271).
+- It asks once for a cluster that it does not have; later requests for it wait for the filter's `timeout`.
+- Its listener is not used before it has heard something of the virtual hosts of a route configuration on demand.
+- It answers 500 without an extension that a draining listener names, and refuses, with the unified mux, a response that
+  leaves out an extension it has: neither is taken from an Envoy that asks for it.
 
 Not served: REST and the unary `Fetch` methods, scoped routes, runtime, `xdstp://` names. Make before break is a promise
 of an aggregated stream: separate streams for each type have no common order, and no server can give them one.
