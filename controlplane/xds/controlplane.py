@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import grpc
 import structlog
@@ -19,7 +18,7 @@ import structlog
 from controlplane.snapshot.consistency import check
 from controlplane.snapshot.history import History
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
-from controlplane.xds import metrics, report
+from controlplane.xds import metrics, report, told
 from controlplane.xds.canary import Trial, choose
 from controlplane.xds.channel import Channel
 from controlplane.xds.clients import AllowList, identity
@@ -28,6 +27,7 @@ from controlplane.xds.fuse import mass_deletion
 from controlplane.xds.gate import ROUTES_WAIT, PolicyGate, policies_changed
 from controlplane.xds.methods import METHODS, Method
 from controlplane.xds.needs import Needs
+from controlplane.xds.policy import Inconsistent, Outcome, Policy
 from controlplane.xds.protocol import Node, Verdict
 from controlplane.xds.quarantine import Held, Quarantine
 from controlplane.xds.session import Session, alike, others_accept
@@ -35,43 +35,12 @@ from controlplane.xds.status import HeldChange, Status
 from controlplane.xds.stream import Stream
 from serving.server import Call, Service
 
+__all__ = ["ControlPlane", "Inconsistent", "Outcome", "Policy"]
+
 _log = structlog.get_logger("controlplane.xds")
 
 SERVICE_AGENT = "causeway"
 ALLOW_LIST_INTERVAL_S = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How the control plane behaves towards its clients."""
-
-    identifier: str = "causeway"
-    deletion_share: float = 0.5
-    """A change that removes more than this share of the routes or services at once waits for a confirmation."""
-    policy_patience_s: float = 5.0
-    """How long routes wait for the services to accept the policy documents they name."""
-    patience_s: float = 1.0
-    max_streams: int = 10_000
-    silent_after_s: float = 4.0
-    oldest_envoy: tuple[int, int] | None = None
-    """An Envoy of an earlier release is turned away: it would ignore fields that it does not know."""
-
-
-class Outcome(Enum):
-    SERVED = "served"
-    UNCHANGED = "unchanged"
-    HELD = "held"
-    """It removes too much at once: confirm it."""
-    CANARY = "canary"
-    """It is on trial with some clients."""
-
-
-class Inconsistent(ValueError):  # noqa: N818  # reads as the sentence it is raised with
-    """The snapshot names what it does not hold. `problems` are sentences with their places."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(self.problems[:3]))
 
 
 @dataclass(slots=True)
@@ -150,11 +119,8 @@ class ControlPlane:
             self._waiting = None
             self._settle()
             return Outcome.UNCHANGED
-        removes = (
-            ()
-            if confirmed or self.snapshot is None
-            else mass_deletion(self.snapshot, snapshot, self.policy.deletion_share)
-        )
+        before = EMPTY if confirmed or self.snapshot is None else self.snapshot
+        removes = mass_deletion(before, snapshot, self.policy.deletion_share)
         if removes:
             reason = f"removes {len(removes)} at once, more than {self.policy.deletion_share:.0%} of what is served"
             self._waiting = _Waiting(snapshot, revision, reason, removes, self._clock())
@@ -179,13 +145,12 @@ class ControlPlane:
         else:
             self._publish_all()
 
-    def choose_cohort(self, measured: Set[str] = frozenset()) -> Trial:
-        """Shows the change to some of the Envoys that are connected now, first of all to those that can be measured."""
+    def show_to(self, cohort: frozenset[str]) -> Trial:
+        """Shows what is on trial to these Envoys, and to every service."""
         if self.trial is None:
             raise RuntimeError("nothing is on trial")
         services = frozenset(stream.node.id for stream in self._services() if stream.node is not None)
-        self.trial = replace(self.trial, cohort=choose(self.trial.size, self.envoys(), measured), services=services)
-        _log.info("canary", revision=self.trial.revision, clients=sorted(self.trial.cohort))
+        self.trial = replace(self.trial, cohort=cohort, services=services)
         self._show_trial()
         return self.trial
 
@@ -226,50 +191,8 @@ class ControlPlane:
             self._publish_all()
             self._settle()
 
-    def envoys(self) -> frozenset[str]:
-        """The clients that can be part of a cohort."""
-        nodes = (session.stream.node for session in self.sessions)
-        return frozenset(node.id for node in nodes if node is not None and not self.is_service(node))
-
-    def connected(self) -> frozenset[str]:
-        """Every client that has said who it is."""
-        return frozenset(session.stream.node.id for session in self.sessions if session.stream.node is not None)
-
-    def trial_refusals(self) -> tuple[str, ...]:
-        """What clients refuse of what is on trial and was not refused before, one sentence each."""
-        trial = self.trial
-        if trial is None or self.snapshot is None:
-            return ()
-        earlier = {held.key for held in self.quarantine.about(self.snapshot)}
-        return tuple(
-            report.refusal(held.origins, held.client, held.part or held.name, held.text)
-            for held in self.quarantine.about(trial.shown)
-            if held.key not in earlier
-        ) + tuple(
-            report.refusal(verdict.origins, session.stream.node.id, verdict.name, verdict.text)
-            for session in self.sessions
-            for channel in session.stream.channels.values()
-            for verdict in channel.pinned.values()
-            if session.stream.node is not None
-            and trial.includes(session.stream.node.id)
-            and (resource := trial.shown.get(verdict.type_url, verdict.name)) is not None
-            and resource.version == verdict.version
-            and self.snapshot.get(verdict.type_url, verdict.name) is not resource
-        )
-
-    def cohort_has_accepted(self) -> bool:
-        """Every client of the canary is connected and has all of it."""
-        return (
-            self.trial is not None
-            and self.trial.cohort <= self.connected()
-            and all(
-                session.stream.is_settled and session.stream.target is self._target_of(session.stream.node)
-                for session in self.sessions
-                if session.stream.node is not None and self.trial.includes(session.stream.node.id)
-            )
-        )
-
-    def _target_of(self, node: Node) -> Snapshot:
+    def target_of(self, node: Node) -> Snapshot:
+        """What the client should have."""
         if self.trial is None or not self.trial.includes(node.id):
             return self.effective(node.kind)
         if node.kind not in self._trial_effective:
@@ -330,8 +253,7 @@ class ControlPlane:
         self._trial_effective.clear()
         if before is not None and policies_changed(before, snapshot):
             self._gate.close()
-        for session in self.sessions:
-            self._publish(session)
+        self._publish_all()
         self._gate.check(self._services())
         _log.info("serving", revision=revision, resources=len(snapshot), clients=len(self.sessions))
         self.on_change()
@@ -351,7 +273,7 @@ class ControlPlane:
         node = session.stream.node
         if self.snapshot is None or node is None:
             return
-        snapshot = self._target_of(node)
+        snapshot = self.target_of(node)
         if session.stream.target is not snapshot:
             session.stream.publish(snapshot)
         session.stream.hold_back(ROUTES_WAIT if self._gate.is_closed and not self.is_service(node) else frozenset())
@@ -442,28 +364,12 @@ class ControlPlane:
             is_new = False
             for verdict in verdicts:
                 if others_accept(self.sessions, session, verdict):
-                    _log.error(
-                        "refused by one client that others like it accept",
-                        resource=verdict.name,
-                        type=verdict.type_url.rpartition(".")[2],
-                        client=stream.node.id,
-                        reason=verdict.text,
-                    )
+                    told.refused_alone(verdict, stream.node.id)
                     continue
                 held = self.quarantine.add(kind, stream.node.id, verdict, self._wall())
                 if held is not None:
                     is_new = True
-                    _log.error(
-                        "rejected by a client and kept back",
-                        where=[str(origin) for origin in held.origins],
-                        resource=held.name,
-                        part=held.part,
-                        type=held.type_url.rpartition(".")[2],
-                        client=held.client,
-                        kind=kind,
-                        reason=held.text,
-                    )
-                    metrics.KEPT_BACK.labels(type=held.type_url.rpartition(".")[2]).inc()
+                    told.kept_back(held)
             if is_new:
                 self._effective.pop(kind, None)
                 self._trial_effective.pop(kind, None)
@@ -504,9 +410,9 @@ class ControlPlane:
         stream = session.stream
         if stream.node is None or stream.target is None or not stream.is_settled:
             return
-        is_canary = self.trial is not None and self.trial.includes(stream.node.id)
-        if is_canary and stream.target is self._trial_effective.get(stream.node.kind):
-            revision = self.trial.revision if self.trial is not None else ""
+        trial = self.trial if self.trial is not None and self.trial.includes(stream.node.id) else None
+        if trial is not None and stream.target is self._trial_effective.get(stream.node.kind):
+            revision = trial.revision
         elif stream.target is self._effective.get(stream.node.kind):
             self._accepted[stream.node.kind] = stream.target
             revision = self.revision
@@ -514,7 +420,7 @@ class ControlPlane:
             return
         if session.revision != revision:
             session.revision, session.revision_at = revision, self._clock()
-            if not is_canary:
+            if trial is None:
                 metrics.PROPAGATION.observe(session.revision_at - max(self.out_at, session.began))
             self._tell()
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from controlplane.xds import metrics
+from controlplane.xds import cohort, metrics
 from controlplane.xds.canary import Comparison, Readings, Requests, Trial, between, changed_places, restarted
 from controlplane.xds.controlplane import ControlPlane
 
@@ -173,17 +173,18 @@ class Rollout:
     async def _begun(self, patience_s: float | None) -> str | None:
         """Waits for Envoys, and picks the cohort."""
         began = self._clock()
-        ready_at = began if self._plane.envoys() else None
+        ready_at = began if cohort.envoys(self._plane) else None
         while True:
             trial = self._current()
-            if not self._plane.envoys():
+            if not cohort.envoys(self._plane):
                 ready_at = None
             elif ready_at is None:
                 ready_at = self._clock() + SETTLE_S
             if ready_at is not None and self._clock() >= ready_at and not trial.cohort:
-                trial = self._plane.choose_cohort(frozenset(await self._ask()))
+                trial = cohort.choose_cohort(self._plane, trial, frozenset(await self._ask()))
             if trial.cohort:
                 course = self._course()
+                _log.info("canary", revision=trial.revision, clients=sorted(trial.cohort), changed=course.changed)
                 course.state, course.cohort = "waiting for acceptance", tuple(sorted(trial.cohort))
                 return None
             if patience_s is not None and self._clock() - began > patience_s:
@@ -192,15 +193,15 @@ class Rollout:
 
     async def _accepted(self) -> str | None:
         start, earlier = await self._ask(), self._earlier()
-        cohort = self._current().cohort
-        others = start.keys() - cohort
+        chosen = self._current().cohort
+        others = start.keys() - chosen
         course = self._course()
         course.requests = Comparison(
-            before=between(earlier, start, cohort), others_before=between(earlier, start, others)
+            before=between(earlier, start, chosen), others_before=between(earlier, start, others)
         )
-        course.unmeasured = tuple(sorted(cohort - start.keys()))
+        course.unmeasured = tuple(sorted(chosen - start.keys()))
         deadline = self._clock() + self._accept_s
-        while not self._plane.cohort_has_accepted():
+        while not cohort.has_accepted(self._plane):
             if reason := self._refused():
                 return reason
             if self._clock() > deadline:
@@ -228,7 +229,7 @@ class Rollout:
                 return f'"{name}" began anew while it had the change'
             if reason := self._refused() or course.requests.objection():
                 return reason
-            away = trial.cohort - self._plane.connected()
+            away = trial.cohort - cohort.connected(self._plane)
             away_since = {name: away_since.get(name, self._clock()) for name in away}
             for name, since in away_since.items():
                 if self._clock() - since > self._away_s:
@@ -249,7 +250,7 @@ class Rollout:
         return self.course
 
     def _refused(self) -> str | None:
-        return next(iter(self._plane.trial_refusals()), None)
+        return next(iter(cohort.refusals(self._plane)), None)
 
     def _praise(self, watch_s: float) -> str:
         course = self.course

@@ -13,6 +13,7 @@ from controlplane.origin import Origin
 from controlplane.snapshot.resource import Resource, whole
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.canary import ENOUGH, Comparison, Requests, changed_places, choose
+from controlplane.xds.cohort import choose_cohort, refusals
 from controlplane.xds.controlplane import ControlPlane, Outcome
 from controlplane.xds.rollout import Rollout
 from tests.support.waiting import until
@@ -128,6 +129,11 @@ class Envoys:
 
     async def __call__(self) -> Mapping[str, Requests]:
         return {name.replace("_", "-"): one for name, one in self.counters.items()}
+
+
+def try_on(plane: ControlPlane) -> None:
+    assert plane.trial is not None
+    choose_cohort(plane, plane.trial)
 
 
 @asynccontextmanager
@@ -317,8 +323,8 @@ async def test_what_was_refused_before_is_not_held_against_a_change() -> None:
         await client.answer(await client.hear(ack=False), error="no such thing")
         await until("it is kept back", plane.quarantine.all)
         await plane.set_snapshot(state(CDS={"A": 3, "B": 2}), revision="3", canary="1")
-        plane.choose_cohort()
-        assert plane.trial_refusals() == ()
+        try_on(plane)
+        assert refusals(plane) == ()
 
 
 async def test_the_services_are_in_the_cohort() -> None:
@@ -336,7 +342,7 @@ async def test_the_services_are_in_the_cohort() -> None:
         await envoy.hear()
         changed = Snapshot.of([made.policy("p", "2"), plain("CDS", "A", 1)])
         await plane.set_snapshot(changed, revision="2", canary="1")
-        plane.choose_cohort()
+        try_on(plane)
         assert names(await authz.hear()) == ["p"]
 
 
@@ -347,7 +353,7 @@ async def test_another_change_ends_the_canary() -> None:
         await client.ask("CDS", "A")
         await client.hear()
         await plane.set_snapshot(state(CDS={"A": 2}), canary="1")
-        plane.choose_cohort()
+        try_on(plane)
         await client.hear()
         await plane.set_snapshot(state(CDS={"A": 3}))
         await client.hear()
