@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from controlplane.ir.names import is_service, service_of
 
-STATS = r"/stats?format=json&filter=^(http\..*\.downstream_rq_(completed|5xx)|cluster\..*\.upstream_rq_5\d\d)$"
+STATS = r"/stats?format=json&usedonly&filter=^(http\..*\.downstream_rq_(completed|5xx)|cluster\..*\.upstream_rq_5\d\d)$"
 _OF_A_SERVICE = re.compile(r"cluster\.(?P<cluster>.+)(?<!\.external)(?<!\.internal)\.upstream_rq_(?P<status>5\d\d)")
 
 

@@ -20,6 +20,7 @@ from controlplane.xds.canary import Comparison, Readings, Requests, Trial, betwe
 from controlplane.xds.controlplane import ControlPlane
 
 POLL_S = 0.25
+LONGEST_POLL_S = 1.0
 ACCEPT_S = 30.0
 SETTLE_S = 2.0
 """Envoys that come back after a restart of the control plane come one after the other: so long after the first."""
@@ -236,7 +237,8 @@ class Rollout:
                     return f'"{name}" has gone away while it had the change'
             if left <= 0 and not away:
                 return None
-            await asyncio.sleep(min(POLL_S, left) if left > 0 else POLL_S)
+            pause = min(LONGEST_POLL_S, max(POLL_S, watch_s / 10))
+            await asyncio.sleep(min(pause, left) if left > 0 else pause)
 
     def _current(self) -> Trial:
         trial = self._plane.trial
