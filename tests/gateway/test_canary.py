@@ -24,6 +24,7 @@ from tests.support.envoy import Envoy
 from tests.support.gateway import causeway
 from tests.support.origin import Origin
 from tests.support.process import Process
+from tests.support.tokens import AUDIENCE, ISSUER, SECRET
 from tests.support.waiting import free_port, until
 from tests.support.wire import ClosedError
 
@@ -43,8 +44,14 @@ class Trio:
         where = ("--xds", f"unix:{folder}/xds.sock", "--admin", f"unix:{folder}/admin.sock")
         argv = causeway("serve", self.manifests, *where, "--state", folder / "state", "--envoy-admin", sockets, *flags)
         self.control_plane = Process("serve", argv, folder=folder)
+        self.services = [self._extauthz()] if "--extauthz" in flags else []
         self.envoys = {name: self._envoy(name) for name in NAMES}
         self._ended: set[str] = set()
+
+    def _extauthz(self) -> Process:
+        where = ("--listen", f"unix:{self.folder}/extauthz.sock", "--xds", f"unix:{self.folder}/xds.sock")
+        own = ("--admin", f"unix:{self.folder}/extauthz-admin.sock", "--state", self.folder / "extauthz-state")
+        return Process("extauthz", causeway("extauthz", *where, *own), folder=self.folder)
 
     def _envoy(self, name: str) -> Envoy:
         where = ("--xds", f"unix:{self.folder}/xds.sock", "--admin", f"unix:{self.folder}/{name}.sock")
@@ -53,21 +60,25 @@ class Trio:
         subprocess.run(argv, check=True, timeout=60)
         return Envoy(file, *ENVOY_ARGUMENTS, folder=self.folder, name=name)
 
-    def write(self, services: dict[str, Origin], *, also: tuple[int, ...] = (), **routes: str) -> None:
+    def write(
+        self, services: dict[str, Origin], *, also: tuple[int, ...] = (), auth: object = "public", **routes: str
+    ) -> None:
         """The manifest: a service per origin, a route per path; `also` are further listeners."""
         manifest = {
+            "identity": {"issuers": {"main": {"issuer": ISSUER, "audiences": [AUDIENCE], "secret": SECRET}}},
             "gateway": {"listeners": [{"port": port, "address": "127.0.0.1"} for port in (self.port, *also)]},
             "services": {
                 name: {"endpoints": [origin.address], "retry": {"attempts": 0}} for name, origin in services.items()
             },
-            "routes": [{"path": f"/{name}", "service": to, "auth": "public"} for name, to in routes.items()],
+            "routes": [{"path": f"/{name}", "service": to, "auth": auth} for name, to in routes.items()],
         }
         draft = self.manifests / ".draft"
         draft.write_text(yaml.safe_dump(manifest, sort_keys=False))
         draft.replace(self.manifests / "gateway.yaml")
 
     async def start(self) -> None:
-        self.control_plane.start()
+        for process in (self.control_plane, *self.services):
+            process.start()
         for envoy in self.envoys.values():
             await asyncio.to_thread(envoy.start)
         await self.synced()
@@ -75,7 +86,8 @@ class Trio:
     def stop(self) -> None:
         for envoy in self.envoys.values():
             envoy.stop()
-        self.control_plane.stop()
+        for process in (*self.services, self.control_plane):
+            process.stop()
 
     async def status(self) -> dict[str, Any]:
         async def ask() -> dict[str, Any] | None:
@@ -94,9 +106,11 @@ class Trio:
     async def synced(self) -> None:
         async def are_all() -> bool:
             clients = (await self.status())["clients"]
-            return len(clients) == len(NAMES) and all(one["verdict"] == "synced" for one in clients)
+            return len(clients) == len(NAMES) + len(self.services) and all(
+                one["verdict"] == "synced" for one in clients
+            )
 
-        await until("three Envoys synced", are_all, within_s=60)
+        await until("all synced", are_all, within_s=60)
 
     async def canary(self, *states: str) -> dict[str, Any]:
         """The canary, when it has one of these states. One whose end was seen is not seen again."""
@@ -265,6 +279,31 @@ async def test_edits_are_tried_on_one_envoy_first(run_folder: Path, origins: Cal
         await trio.canary("served")
         await trio.synced()
         assert await trio.answers("/h") == {200}
+    finally:
+        trio.stop()
+
+
+async def test_other_authentication_is_tried_on_one_envoy_and_the_others_ask_as_before(
+    run_folder: Path, origins: Callable[..., Origin]
+) -> None:
+    """The service knows what the routes of both ask for, in either direction."""
+    folder, services = run_folder / "auth", {"good": origins("good")}
+    folder.mkdir()
+    flags = ("--canary", "1", "--canary-watch", "10m", "--extauthz", f"unix:{folder}/extauthz.sock")
+    trio = Trio(folder, *flags)
+    trio.write(services, a="good")
+    try:
+        await trio.start()
+        assert await trio.answers("/a") == {200}
+        for auth, before, after in (({"roles": ["admin"]}, 200, 401), ("public", 401, 200)):
+            trio.write(services, auth=auth, a="good")
+            course = await trio.canary("watching")
+            assert await trio.answers("/a", 60) == {before, after}
+            stats = {name: await envoy.stats("ext_authz.error$") for name, envoy in trio.envoys.items()}
+            assert not any(sum(one.values()) for one in stats.values()), "nobody names a policy that is not there"
+            assert (await trio.run("apply", "--promote", "--wait")).returncode == 0
+            assert await trio.answers("/a") == {after}
+            assert (await trio.status())["revision"] == course["revision"]
     finally:
         trio.stop()
 
