@@ -53,6 +53,33 @@ async def test_each_change_is_kept(tmp_path: Path) -> None:
     assert again.status().source == "manifests"
 
 
+async def test_what_is_said_to_be_kept_is_on_disk(tmp_path: Path) -> None:
+    """`causeway apply --wait` says it: a restart after that serves the change, whatever becomes of the files."""
+    plane = ControlPlane()
+    keeper = Keeper(plane, tmp_path)
+    running = asyncio.create_task(keeper.run())
+    for number in range(1, 4):
+        await plane.set_snapshot(state(CDS={"A": number}), revision=str(number))
+        await asyncio.sleep(0)
+        assert await keeper.kept() is None
+        assert kept_revision(tmp_path) == str(number)
+    written = keeper.written
+    assert await keeper.kept() is None
+    assert keeper.written == written, "what is there is not written again"
+    running.cancel()
+
+
+async def test_what_cannot_be_kept_is_said_and_tried_again(tmp_path: Path) -> None:
+    plane, folder = ControlPlane(), tmp_path / "state"
+    folder.write_text("")
+    keeper = Keeper(plane, folder)
+    await plane.set_snapshot(state(CDS={"A": 1}), revision="1")
+    assert "exists" in (await keeper.kept() or "")
+    folder.unlink()
+    assert await keeper.kept() is None
+    assert kept_revision(folder) == "1"
+
+
 async def test_what_a_client_refused_is_remembered(tmp_path: Path) -> None:
     plane = ControlPlane()
     keeper = Keeper(plane, tmp_path)
