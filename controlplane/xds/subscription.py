@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from controlplane.xds.protocol import ProtocolError
+
 WILDCARD = "*"
+NAMES_PER_TYPE = 100_000
 
 
 @dataclass(slots=True)
@@ -39,7 +42,10 @@ class Subscription:
         return {name for name in added if not is_collection(name)}
 
     def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str], *, is_first: bool) -> set[str]:
-        """Incremental: what is added and taken back. Returns the names that must be answered, known or not."""
+        """Incremental: what is added and taken back. Returns the names that must be answered, known or not.
+
+        Raises ProtocolError for more names than are meant: request by request a client could add to them for ever.
+        """
         added, dropped = set(subscribe), set(unsubscribe)
         if is_first and not added and self.legacy_allowed:
             self.is_wildcard = True
@@ -52,6 +58,8 @@ class Subscription:
         # Taken back by name while everything is asked for: the client must hear what the wildcard still gives it.
         still_meant = (dropped & self.names) - added if self.is_wildcard else set()
         self.names = (self.names | named) - (dropped - named)
+        if len(self.names) > NAMES_PER_TYPE:
+            raise ProtocolError(f"more than {NAMES_PER_TYPE} names of one type on one stream")
         self._note_folders()
         return {name for name in named | still_meant if not is_collection(name)}
 
