@@ -292,7 +292,8 @@ async def test_health_reflection_and_checks_on_both_transports(tmp_path: Path) -
             await until("SERVING", is_serving)
             call = channel.unary_unary(f"/{GRPC_SERVICE}/Check")
             assert CheckResponse.FromString(await call(message(), timeout=5)).status.code == 16
-        async with grpc.aio.insecure_channel(target) as channel:
+        apart = [("grpc.use_local_subchannel_pool", 1)]  # else on the connection that the checks went over
+        async with grpc.aio.insecure_channel(target, options=apart) as channel:
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
             asked = reflection_pb2.ServerReflectionRequest(list_services="")
             async for answer in stub.ServerReflectionInfo(iter([asked])):
