@@ -6,7 +6,10 @@ return the verdicts that became certain. They keep their notes in the channel.
 
 from __future__ import annotations
 
-from controlplane.snapshot.resource import Resource
+from dataclasses import replace
+
+from controlplane.snapshot.resource import VIRTUAL_HOST, Resource, whole
+from controlplane.xds import ondemand
 from controlplane.xds.channel import ABSENT, Channel, Elsewhere, Form, Offer
 from controlplane.xds.protocol import Verdict
 from controlplane.xds.trial import PartTrial
@@ -16,13 +19,17 @@ Verdicts = tuple[Verdict, ...]
 
 def refused(channel: Channel, offer: Offer, text: str) -> Verdicts:
     """The client refused this offer, whose forms count as not sent any more."""
-    forms = [
-        form for name, form in offer.changes.items() if isinstance(form, Resource) and channel.subscription.covers(name)
-    ]
-    if len(forms) > 1:
-        channel.suspects.rejected((form.name for form in forms), text)
+    forms = {
+        name: form
+        for name, form in offer.changes.items()
+        if isinstance(form, Resource) and channel.subscription.covers(name)
+    }
+    if channel.type_url == VIRTUAL_HOST:
+        channel.owe(forms)  # a request waits for each
+    if len({form.name for form in forms.values()}) > 1:
+        channel.suspects.rejected(forms, text)
     elif forms:
-        return _refused_alone(channel, forms[0], text)
+        return _refused_alone(channel, next(iter(forms.values())), text)
     else:
         for name in offer.changes:  # a removal refused: there is nothing smaller to try
             channel.settle(name)
@@ -35,8 +42,10 @@ def tried(channel: Channel, target: Resource) -> tuple[Form, Verdicts]:
     name = target.name
     accepted = channel.acked.get(name, ABSENT)
     if name in channel.pinned:
-        if channel.pinned[name].version == target.version:
-            return accepted, (channel.pinned[name],)  # said again: whoever keeps verdicts may have forgotten it
+        pinned = channel.pinned[name]
+        if pinned.version == target.version:
+            form = _in_its_place(pinned) if channel.type_url == VIRTUAL_HOST else accepted
+            return form, (pinned,)  # said again: whoever keeps verdicts may have forgotten it
         del channel.pinned[name]
     trial = channel.part_trials.get(name)
     if trial is None:
@@ -76,16 +85,26 @@ def _refused_alone(channel: Channel, form: Resource, text: str) -> Verdicts:
     return _pin(channel, form, text)
 
 
+def _in_its_place(verdict: Verdict) -> Form:
+    """For a virtual host: a request waits for it, and would go to a more general one."""
+    return whole(verdict.type_url, verdict.name, verdict.replacement) if verdict.replacement else ABSENT
+
+
 def _pin(channel: Channel, form: Resource, text: str) -> Verdicts:
     channel.part_trials.pop(form.name, None)
-    accepted = channel.acked.get(form.name)
+    earlier = channel.pinned.get(form.name)
+    if earlier is not None and earlier.replacement == form.body:  # what stood in for it is refused as well
+        channel.pinned[form.name] = replace(earlier, replacement=b"")
+        return (channel.pinned[form.name],)
+    accepted = channel.accepted_form(form.name)
+    otherwise = ondemand.unavailable(form) if form.type_url == VIRTUAL_HOST else b""
     verdict = Verdict(
         type_url=form.type_url,
         name=form.name,
         version=form.version,
         part=None,
         rejected=form.body,
-        replacement=accepted.body if isinstance(accepted, Resource) else b"",
+        replacement=accepted.body if isinstance(accepted, Resource) else otherwise,
         text=text,
         origins=form.origins,
     )

@@ -177,6 +177,12 @@ class Channel:
         for forms in self.doubtful.values():
             yield from forms
 
+    def accepted_form(self, name: str) -> Form:
+        """What the client accepted last of the resource; a virtual host may have been asked for by other names."""
+        if name in self.acked:
+            return self.acked[name]
+        return next((form for form in self.acked.values() if isinstance(form, Resource) and form.name == name), ABSENT)
+
     def _doubt(self, offer: Offer) -> None:
         for name, form in offer.changes.items():
             forms = self.doubtful.setdefault(name, [])

@@ -30,8 +30,8 @@ def compose(
     removed = gone if variant is Variant.DELTA else ()
     aliases: dict[str, tuple[str, ...]] = {}
     if channel.type_url == types.VIRTUAL_HOST:
-        removed = _virtual_hosts_removed(channel, gone)
-        aliases = _aliases(changes, (name for name in missing if name not in removed))
+        removed = _virtual_hosts_removed(channel, changes)
+        aliases = _aliases(changes, (name for name in gone if name not in removed))
     elif variant is Variant.SOTW and (
         channel.type_url in FULL_STATE or (channel.type_url in REPEATED and (resources or missing))
     ):
@@ -67,14 +67,15 @@ def _aliases(changes: Mapping[str, Form], missing: Iterable[str]) -> dict[str, t
     return aliases
 
 
-def _virtual_hosts_removed(channel: Channel, gone: tuple[str, ...]) -> tuple[str, ...]:
-    """By their own names, whatever they were asked for by."""
-    removed = dict.fromkeys(filter(ondemand.is_greeting, gone))
-    for name in gone:
-        form = channel.sent.get(name, ABSENT)
-        if form is not ABSENT:
-            removed[form.name if isinstance(form, Resource) else name] = None
-    return tuple(removed)
+def _virtual_hosts_removed(channel: Channel, changes: Mapping[str, Form]) -> tuple[str, ...]:
+    """By their own names, whatever they were asked for by, unless they are still had by another name."""
+    still = {form.name for form in {**channel.sent, **changes}.values() if isinstance(form, Resource)}
+    removed = dict.fromkeys(name for name in changes if ondemand.is_greeting(name))
+    for name, form in changes.items():
+        held = channel.sent.get(name, ABSENT)
+        if form is ABSENT and held is not ABSENT:
+            removed[held.name if isinstance(held, Resource) else name] = None
+    return tuple(name for name in removed if name not in still)
 
 
 def _version(

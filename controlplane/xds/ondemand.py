@@ -30,6 +30,17 @@ def is_greeting(name: str) -> bool:
     return name.endswith("/")
 
 
+def unavailable(resource: Resource) -> bytes:
+    """The virtual host with the same domains that answers 503: left out, its hosts would go to a more general one."""
+    refused = route_components_pb2.VirtualHost.FromString(resource.body)
+    host = route_components_pb2.VirtualHost(name=refused.name, domains=refused.domains)
+    route = host.routes.add()
+    route.match.prefix = "/"
+    route.direct_response.status = 503
+    body: bytes = host.SerializeToString(deterministic=True)
+    return body
+
+
 def find(snapshot: Snapshot, name: str) -> Resource | None:
     """The virtual host of that name, or the one of its route configuration that serves the host in the name."""
     hosts = snapshot.of_type(VIRTUAL_HOST)

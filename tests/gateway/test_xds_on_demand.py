@@ -6,6 +6,7 @@ get listeners and routes so, and have a stream of their own for what they need o
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,32 @@ async def known(envoy: Envoy) -> set[str]:
     dump = await envoy.config_dump("dynamic_route_configs")
     names = {host["name"] for one in dump["configs"] for host in one["route_config"]["virtual_hosts"]}
     return {name for name in names if name.startswith("rc/")}
+
+
+@row(SECTION, "N4c", "A refused virtual host answers 503 at once, or as before; it is named, the others work", ALL)
+async def test_refused_virtual_hosts(variant: Variant, run_folder: Path) -> None:
+    xds = free_port()
+    hosts, plane = Hosts(variant, xds), ControlPlane()
+
+    def with_bad(name: str, **others: str) -> Snapshot:
+        rest = made_types.virtual_host("rc", "rest", "*", says="for the rest")
+        return Snapshot.of([*hosts.with_(**others), made_types.bad_virtual_host("rc", name, f"{name}.test"), rest])
+
+    await plane.set_snapshot(with_bad("bad", a="1", b="1"))
+    async with serving(plane, port=xds), following(xds, run_folder, how=how(variant)) as envoy:
+        await envoy.ready()
+        assert await asyncio.gather(*(hosts.ask(f"{name}.test") for name in ("a", "bad", "b", "else"))) == [
+            (200, "rc 1"),
+            (503, ""),
+            (200, "rc 1"),
+            (200, "for the rest"),
+        ]
+        assert {kept.resource for kept in plane.status().kept_back} == {"rc/bad"}
+        await plane.set_snapshot(with_bad("a", b="2", bad="2"))
+        await hosts.until("b.test", 200, "rc 2")
+        await hosts.until("bad.test", 200, "rc 2")
+        assert await hosts.ask("a.test") == (200, "rc 1")
+        await until("a verdict", lambda: {kept.resource for kept in plane.status().kept_back} == {"rc/a"})
 
 
 @row(SECTION, "N5", "A cluster comes with the first request for it; one that is unknown is a 503 at once", ALL)

@@ -94,6 +94,16 @@ def virtual_host(table: str, name: str, *domains: str, says: str = "", to: str =
     return _resource(types.VIRTUAL_HOST, full, host)
 
 
+def bad_virtual_host(table: str, name: str, *domains: str) -> Resource:
+    """Envoy refuses a status below 100."""
+    full = f"{table}/{name}"
+    host = route_components_pb2.VirtualHost(name=full, domains=domains)
+    route = host.routes.add()
+    route.match.prefix = "/"
+    route.direct_response.status = 99
+    return _resource(types.VIRTUAL_HOST, full, host)
+
+
 def routes_on_demand(name: str, source: Source = ADS, *, says: str = "") -> Resource:
     """A route configuration whose virtual hosts come on demand, but for `static.test`, which answers `says`."""
     table = route_pb2.RouteConfiguration(name=name)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 
 import pytest
+from envoy.config.route.v3 import route_components_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
+from controlplane.snapshot import resource as types
+from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds import ondemand
 from controlplane.xds.codec import Encoder
+from controlplane.xds.protocol import Response
 from tests.xds import made_types
-from tests.xds.playbook import Play, line
+from tests.xds.playbook import Play, line, state
 from tests.xds.rows import Variant, row
 
 ON_DEMAND = (Variant.DELTA_EACH, Variant.DELTA_ADS)
@@ -107,6 +111,80 @@ def test_cluster_on_demand(variant: Variant) -> None:
     assert play.talk() == ["CDS A@1"]
     play.ask("Z")
     assert play.talk() == ["CDS -Z ?Z"]
+
+
+@row("On demand", "H3e", "A host that loses a name keeps the others; the name is told to be gone", ON_DEMAND)
+def test_virtual_host_loses_a_name(variant: Variant) -> None:
+    play = Play(variant, "VHDS")
+    play.serve(state(VHDS=[made_types.virtual_host("rc", "a", "a.test", "www.a.test")]))
+    play.ask("rc/a.test", "rc/www.a.test")
+    play.talk()
+    play.serve(state(VHDS=[made_types.virtual_host("rc", "a", "a.test")]))
+    (response,) = play.hear()
+    assert response.removed == ()
+    assert response.aliases == {"rc/a": ("rc/a.test",), "rc/www.a.test": ("rc/www.a.test",)}
+    play.ack(response)
+    play.serve(state(VHDS=[made_types.virtual_host("rc", "a", "other.test")]))
+    (response,) = play.hear()
+    assert response.removed == ("rc/a",), "by no name that it was asked for"
+
+
+def hosts(*bad: str) -> list[Resource]:
+    """Two hosts and one for the rest; the bad ones differ by what they say."""
+    return [
+        *(made_types.virtual_host("rc", name, f"{name}.test", says=f"bad {name in bad}") for name in ("a", "b")),
+        made_types.virtual_host("rc", "rest", "*", says="the rest"),
+    ]
+
+
+def statuses(response: Response) -> dict[str, list[int]]:
+    parsed = (route_components_pb2.VirtualHost.FromString(one.body) for one in response.resources)
+    return {host.name: [route.direct_response.status for route in host.routes] for host in parsed}
+
+
+@row("On demand", "H3f", "A refused host answers 503, or as before; it is never left to a more general one", ON_DEMAND)
+def test_refused_virtual_host(variant: Variant) -> None:
+    play = Play(variant, "VHDS")
+    play.serve(state(VHDS=hosts("b")))
+    play.ask("rc/a.test")
+    play.talk()
+    play.ask("rc/b.test")
+    (response,) = play.hear()
+    play.nack(response)
+    (instead,) = play.hear()
+    assert (statuses(instead), instead.aliases) == ({"rc/b": [503]}, {"rc/b": ("rc/b.test",)})
+    play.ack(instead)
+    (verdict,) = play.stream.verdicts()
+    assert (verdict.name, verdict.replacement) == ("rc/b", instead.resources[0].body)
+
+    play.serve(state(VHDS=hosts("a")))
+    (response,) = play.hear()
+    assert statuses(response) == {"rc/a": [200], "rc/b": [200]}
+    play.nack(response, "rc/a is bad")
+    for expected in ({"rc/a": [200]}, {"rc/b": [200]}):
+        (tried,) = play.hear()
+        assert statuses(tried) == expected
+        play.nack(tried) if "rc/a" in expected else play.ack(tried)
+    play.talk()  # whoever asked in between is answered with what was accepted last
+    held = {name: form.version for name, form in play.stream.channels[types.VIRTUAL_HOST].acked.items()}
+    accepted = {one.name: one.version for one in hosts()}
+    assert held == {"rc/a.test": accepted["rc/a"], "rc/b.test": accepted["rc/b"]}
+    assert play.stream.is_settled
+
+
+@row("On demand", "H3g", "When what stands in for a refused host is refused too, it is told to be unknown", ON_DEMAND)
+def test_refused_for_good(variant: Variant) -> None:
+    play = Play(variant, "VHDS")
+    play.serve(state(VHDS=hosts()))
+    play.ask("rc/a.test")
+    for _ in range(2):
+        (response,) = play.hear()
+        play.nack(response)
+    (response,) = play.hear()
+    assert (response.resources, response.missing) == ((), ("rc/a.test",))
+    play.ack(response)
+    assert play.talk() == []
+    assert play.stream.is_settled
 
 
 DOMAINS = {
