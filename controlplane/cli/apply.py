@@ -107,7 +107,7 @@ def _tell(outcome: Mapping[str, object], waited: Mapping[str, object]) -> None:
         case None:
             typer.echo(f"error: {outcome.get('error')}", err=True)
         case other:
-            why = f" ({outcome.get('reason')})" if outcome.get("reason") else ""
+            why = f" ({outcome.get('reason')})" if outcome.get("reason") and not outcome.get("problems") else ""
             typer.echo(f"{other}{why}: what was served before goes on", err=True)
     for reason in _texts(waited.get("reasons")):
         typer.echo(reason, err=True)

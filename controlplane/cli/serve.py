@@ -109,7 +109,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     )
     canary = settings.how_canary()
     fleet = Fleet(settings.envoy_admin, is_measuring=bool(canary.size))
-    rollout = Rollout(plane, fleet.now, earlier=fleet.earlier)
+    rollout = Rollout(plane, fleet.now, earlier=fleet.earlier, forget=fleet.forget)
     process = Process(
         settings.folder,
         deployment,

@@ -58,6 +58,12 @@ class Fleet:
         """The oldest counters that are remembered, up to a minute old."""
         return {one.node_id: one.readings[0] for one in self._known if one.readings}
 
+    def forget(self) -> None:
+        """What was answered until now is no measure of anything. From now on there are readings to compare with."""
+        self._is_measuring = True
+        for one in self._known:
+            one.readings.clear()
+
     def frozen(self) -> Mapping[str, float]:
         """Envoys that answered once and do not now, with the seconds since then."""
         now = self._clock()
@@ -70,7 +76,8 @@ class Fleet:
     async def _follow(self, one: _Known) -> None:
         try:
             for turn in range(1 << 62):
-                await self._look(one, measure=self._is_measuring and turn % MEASURE_EVERY == 0)
+                is_due = turn % MEASURE_EVERY == 0 or not one.readings
+                await self._look(one, measure=self._is_measuring and is_due)
                 await asyncio.sleep(INTERVAL_S)
         finally:
             await one.admin.close()

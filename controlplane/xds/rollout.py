@@ -88,6 +88,7 @@ class Rollout:
 
     def __init__(
         self, plane: ControlPlane, ask: Ask = _nobody, *, earlier: Callable[[], Readings] = dict,
+        forget: Callable[[], None] = lambda: None,
         accept_s: float = ACCEPT_S, away_s: float = AWAY_S, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.course: Course | None = None
@@ -95,6 +96,7 @@ class Rollout:
         self._plane = plane
         self._ask = ask
         self._earlier = earlier
+        self._forget = forget
         self._accept_s = accept_s
         self._away_s = away_s
         self._clock = clock
@@ -277,6 +279,8 @@ class Rollout:
         self.course.state, self.course.reason, self.course.left_s = state, reason, None
         metrics.CANARY.set(0)
         metrics.CANARIES.labels(outcome=state).inc()
+        if state == ROLLED_BACK:
+            self._forget()  # its failures are no measure for the next
         level = _log.warning if state == ROLLED_BACK else _log.info
         level("canary over", outcome=state, reason=reason, revision=self.course.revision, changed=self.course.changed)
         news, self._news = self._news, asyncio.Event()

@@ -112,4 +112,6 @@ async def test_counters_that_began_anew_are_nothing_to_compare_with(run_folder: 
             counted.append(completed)
             await fleet._look(known, measure=True)
         assert fleet.earlier()["edge-1"].completed == 3
+        fleet.forget()
+        assert fleet.earlier() == {}
         await known.admin.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from envoy.config.core.v3 import base_pb2
@@ -138,7 +139,7 @@ def try_on(plane: ControlPlane) -> None:
 
 @asynccontextmanager
 async def on_trial(
-    plane: ControlPlane, envoys: Envoys, *, canary: str = "1", **how: float
+    plane: ControlPlane, envoys: Envoys, *, canary: str = "1", **how: Any
 ) -> AsyncIterator[tuple[Rollout, dict[str, WireClient]]]:
     """A plane with two clients, one of which has revision 2 on trial; `envoy_0` is always measured first."""
     await plane.set_snapshot(state(CDS={"A": 1}), revision="1")
@@ -171,8 +172,8 @@ async def test_one_that_does_well_is_served_to_everybody() -> None:
 
 
 async def test_one_whose_requests_fail_is_taken_back_before_the_time_is_over() -> None:
-    plane, envoys = ControlPlane(), Envoys(envoy_0=WELL)
-    async with on_trial(plane, envoys) as (rollout, clients):
+    plane, envoys, forgotten = ControlPlane(), Envoys(envoy_0=WELL), []
+    async with on_trial(plane, envoys, forget=lambda: forgotten.append("the failures")) as (rollout, clients):
         rollout.begin(watch_s=600)
         await clients["envoy-0"].hear()
         await until("it is watched", lambda: rollout.course is not None and rollout.course.state == "watching")
@@ -181,6 +182,7 @@ async def test_one_whose_requests_fail_is_taken_back_before_the_time_is_over() -
         assert course is not None
         assert course.state == "rolled back"
         assert "50.0% of the canary's 100 requests fail" in course.reason
+        assert forgotten == ["the failures"], "they are no measure for the next"
         assert names(await clients["envoy-0"].hear()) == ["A"]
         assert await clients["envoy-1"].is_quiet()
         assert plane.revision == "1"
