@@ -143,7 +143,7 @@ def _kill_writers(folder: Path, times: int) -> None:
         os.waitpid(writer, 0)
         left = len(list(folder.iterdir()))
         kept = store.read(folder)
-        print(kept.revision, len(kept.snapshot), left, len(list(folder.iterdir())))
+        sys.stdout.write(f"{kept.revision} {len(kept.snapshot)} {left} {len(list(folder.iterdir()))}\n")
 
 
 def test_kill_9_at_any_moment_leaves_a_readable_state(tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ class _Client:
             response = discovery_pb2.DeltaDiscoveryResponse.FromString(body)
             versions = {one.name: one.version for one in response.resources}
             self._versions |= versions
-            print(json.dumps([self._number, versions]), flush=True)
+            sys.stdout.write(json.dumps([self._number, versions]) + "\n")
+            sys.stdout.flush()
             answer = discovery_pb2.DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
             await stream.write(answer.SerializeToString())
 
