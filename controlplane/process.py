@@ -137,6 +137,7 @@ class Process:
         self._environ = environ
         self._memory = Memory()
         self._built: Built | None = None
+        self._early: Built | Refused | None = None  # what came of an edit that has not settled yet
         self._files: tuple[Path, ...] = ()  # read besides the manifests: certificates, keys, included secrets
         self._lock = asyncio.Lock()
         self._troubled: tuple[str, ...] = ()
@@ -149,20 +150,25 @@ class Process:
             self.has_read.set()
             await asyncio.Event().wait()
         async for change in watch(self.folder, lambda: self._files, early=True):
-            if change.is_settled:
-                await self.read()
-                self.has_read.set()
-            elif not self._canary.size:
-                await self._read_early(change)
+            await self.follow(change)
 
-    async def read(self, wish: Wish | None = None) -> Reload:
+    async def follow(self, change: Change) -> None:
+        """Serves what changed, as far as it can be believed."""
+        if change.is_settled:
+            await self.read(known=self._early if change.is_told else None)
+            self._early = None
+            self.has_read.set()
+        elif not self._canary.size:
+            await self._read_early(change)
+
+    async def read(self, wish: Wish | None = None, *, known: Built | Refused | None = None) -> Reload:
         """Reads the folder once. What is wrong comes back in the result; what is served stays then.
 
-        Without a wish, an edit that was taken back is not tried again.
+        Without a wish, an edit that was taken back is not tried again. `known` is what came of the folder as it is.
         """
         async with self._lock:
             began = time.monotonic()
-            built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
+            built = known or await self._build()
             self._files = built.files
             outcome, problems = await self._serve(built, wish)
             took = time.monotonic() - began
@@ -189,12 +195,16 @@ class Process:
         be gone may only be on its way to another file, and what is wrong may be put right by the next.
         """
         async with self._lock:
-            built = await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
-            served = self.plane.snapshot
-            if not isinstance(built, Built) or served is None or _removes(served, built.snapshot):
+            self._early = None
+            built, served = await self._build(), self.plane.snapshot
+            if not change.holds():  # a file may have been read in the middle of its next change
                 return
-            if change.holds():  # else a file may have been read in the middle of its next change
+            self._early = built
+            if isinstance(built, Built) and served is not None and not _removes(served, built.snapshot):
                 await self._serve(built, None)
+
+    async def _build(self) -> Built | Refused:
+        return await asyncio.to_thread(build, self.folder, self._environ, self._deployment, self._memory)
 
     async def apply(self, wish: Wish) -> dict[str, object]:
         """`read` for `causeway apply`: what came of it, as JSON. Raises ValueError when the wish cannot be met."""

@@ -38,6 +38,8 @@ class Change:
     files: tuple[str, ...]
     is_settled: bool = True
     """False: each file is whole, but others may follow that belong to the same edit."""
+    is_told: bool = False
+    """Of what is settled: it was told before it had settled, and nothing has moved since."""
     holds: Callable[[], bool] = field(default=lambda: True, compare=False, repr=False)
     """Of what is not settled: whether everything still is as it was told."""
 
@@ -84,7 +86,7 @@ async def watch(
             if now != seen:
                 changed, seen = _changed(seen, now), now
                 look.believe()
-                yield Change(files=changed)
+                yield Change(files=changed, is_told=now == early_told and told.is_calm())
     finally:
         told.close()
 

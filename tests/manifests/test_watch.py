@@ -256,6 +256,29 @@ async def test_a_new_file_is_early_however_it_came(folder: Path) -> None:
     await changes.aclose()
 
 
+async def test_what_has_settled_says_whether_it_was_told_before(folder: Path) -> None:
+    changes = watch(folder, early=True, poll_s=POLL_S)
+    await anext(changes)
+
+    async def next_told() -> tuple[bool, bool]:
+        change = await asyncio.wait_for(anext(changes), PATIENCE_S)
+        return change.is_settled, change.is_told
+
+    told = asyncio.ensure_future(next_told())
+    await asyncio.sleep(0)
+    write_in_place(folder)
+    assert [await told, await next_told()] == [(False, False), (True, True)]
+    told = asyncio.ensure_future(next_told())
+    await asyncio.sleep(0)
+    (folder / "a.yaml").write_text("routes: [] # a third\n")
+    assert await told == (False, False)
+    with (folder / "a.yaml").open("w") as open_still:
+        open_still.write("routes: [] # a fourth\n")
+        open_still.flush()
+        assert await next_told() == (True, False)
+    await changes.aclose()
+
+
 async def test_what_moves_after_it_was_told_early_does_not_hold(folder: Path) -> None:
     """Who has read the folder meanwhile may have read another half."""
     changes = watch(folder, early=True, poll_s=POLL_S)
