@@ -54,7 +54,10 @@ async def workers(gateway: Gateway, origin: Origin) -> AsyncIterator[dict[str, P
 
 def manifest(origin: Origin) -> dict[str, Any]:
     return {
-        "identity": {"issuers": {"main": {"issuer": ISSUER, "audiences": [AUDIENCE], "secret": SECRET}}},
+        "identity": {
+            "issuers": {"main": {"issuer": ISSUER, "audiences": [AUDIENCE], "secret": SECRET}},
+            "timeout": "5s",  # a machine that has much to do is no worker that is away
+        },
         "services": {"svc": {"endpoints": [origin.address]}},
         "limits": {"l": {"rate": "1000000/s", "by": "ip", "on_store_error": "deny"}},
         "routes": [
@@ -121,7 +124,7 @@ def pid_of(socket: str) -> int:
     raise ProcessLookupError(socket)
 
 
-def load(gateway: Gateway, service: str, connections: int = 6) -> Load:
+def load(gateway: Gateway, service: str, connections: int = 3) -> Load:
     return Load(gateway.address, [PATHS[service]], headers=bearer(token()), connections=connections)
 
 
