@@ -18,10 +18,15 @@ POLL_S = 30.0  # so long that only events can be what woke the watcher
 
 @asynccontextmanager
 async def watching(
-    folder: Path, included: tuple[Path, ...] = (), *, poll_s: float = POLL_S, events: bool = True
+    folder: Path,
+    included: tuple[Path, ...] = (),
+    *,
+    poll_s: float = POLL_S,
+    events: bool = True,
+    early: bool = False,
 ) -> AsyncIterator[Callable[[], asyncio.Future[Change]]]:
     """A function that returns the next change. The first one, which tells what is there, has been taken."""
-    changes = watch(folder, lambda: included, poll_s=poll_s, events=events)
+    changes = watch(folder, lambda: included, poll_s=poll_s, events=events, early=early)
     await asyncio.wait_for(anext(changes), PATIENCE_S)
 
     def following() -> asyncio.Future[Change]:
@@ -97,22 +102,6 @@ async def test_is_told_by_polling_where_events_are_missing(
         await asyncio.sleep(0)
         edit(folder)
         assert (await change).files == (str(folder / file),)
-
-
-@pytest.mark.parametrize("events", [True, False], ids=["with events", "by polling"])
-async def test_a_swung_symlink_is_told_as_kubernetes_swings_it(tmp_path: Path, events: bool) -> None:
-    volume = tmp_path / "volume"
-    for version in ("..v1", "..v2"):
-        (volume / version).mkdir(parents=True)
-        (volume / version / "a.yaml").write_text(f"routes: [] # {version}\n")
-    (volume / "..data").symlink_to("..v1")
-    (volume / "a.yaml").symlink_to("..data/a.yaml")
-    async with watching(volume, poll_s=POLL_S if events else 0.05, events=events) as following:
-        change = following()
-        await asyncio.sleep(0)
-        (volume / "..data_tmp").symlink_to("..v2")
-        os.replace(volume / "..data_tmp", volume / "..data")
-        assert (await change).files == (str(volume / "a.yaml"),)
 
 
 async def test_many_writes_are_one_change(folder: Path) -> None:
@@ -191,138 +180,139 @@ async def test_a_single_file_can_be_watched(folder: Path) -> None:
 
 
 async def test_who_wants_to_be_early_is_told_at_once_of_files_put_in_place_whole_and_again_when_all_is_quiet(
-    tmp_path: Path,
+    folder: Path,
 ) -> None:
-    folder = tmp_path / "manifests"
-    folder.mkdir()
-    (folder / "a.yaml").write_text("a: 1\n")
-    changes = watch(folder, early=True)
-    await anext(changes)
-    fresh = tmp_path / "fresh"
-    fresh.write_text("a: 2\n")
-    told = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0)
-    fresh.replace(folder / "a.yaml")
-    seen = [await told, await anext(changes)]
+    async with watching(folder, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        rename_over(folder)
+        seen = [await told, await following()]
     assert [(change.files, change.is_settled) for change in seen] == [
         ((str(folder / "a.yaml"),), False),
         ((str(folder / "a.yaml"),), True),
     ]
-    await changes.aclose()
 
 
 async def test_a_file_written_in_place_is_early_once_its_writer_has_closed_it(folder: Path) -> None:
-    changes = watch(folder, early=True, poll_s=POLL_S)
-    await anext(changes)
-    told = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0)
-    with (folder / "a.yaml").open("w") as half:
-        half.write("routes: [] # half")
-        half.flush()
-        done, _ = await asyncio.wait([told], timeout=QUIET_S / 2)
-        assert not done, "half a file is not believed"
-        half.write(" and half\n")
-    assert not (await told).is_settled
-    assert (await anext(changes)).is_settled
-    await changes.aclose()
+    async with watching(folder, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        with (folder / "a.yaml").open("w") as half:
+            half.write("routes: [] # half")
+            half.flush()
+            done, _ = await asyncio.wait([told], timeout=QUIET_S / 2)
+            assert not done, "half a file is not believed"
+            half.write(" and half\n")
+        assert not (await told).is_settled
+        assert (await following()).is_settled
 
 
 async def test_a_file_that_is_open_for_long_is_told_when_it_is_quiet(folder: Path) -> None:
-    changes = watch(folder, early=True, poll_s=POLL_S)
-    await anext(changes)
-    told = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0)
-    with (folder / "a.yaml").open("w") as never_closed:
-        never_closed.write("routes: [] # other\n")
-        never_closed.flush()
-        assert (await asyncio.wait_for(told, PATIENCE_S)).is_settled
-    await changes.aclose()
-
-
-async def test_a_new_file_is_early_however_it_came(folder: Path) -> None:
-    changes = watch(folder, early=True, poll_s=POLL_S)
-    await anext(changes)
-    for name in ("written.yaml", "renamed.yaml"):
-        told = asyncio.ensure_future(anext(changes))
+    async with watching(folder, early=True) as following:
+        told = following()
         await asyncio.sleep(0)
-        (folder / ".draft").write_text("services: {}\n")
-        if name == "renamed.yaml":
-            (folder / ".draft").replace(folder / name)
-        else:
-            (folder / name).write_text("services: {}\n")
-        early, settled = await told, await anext(changes)
-        assert (early.files, early.is_settled) == ((str(folder / name),), False)
-        assert (settled.files, settled.is_settled) == ((str(folder / name),), True)
-    await changes.aclose()
+        with (folder / "a.yaml").open("w") as never_closed:
+            never_closed.write("routes: [] # other\n")
+            never_closed.flush()
+            assert (await told).is_settled
+
+
+def write_anew(folder: Path) -> None:
+    (folder / "new.yaml").write_text("services: {}\n")
+
+
+def rename_anew(folder: Path) -> None:
+    (folder / ".draft").write_text("services: {}\n")
+    (folder / ".draft").replace(folder / "new.yaml")
+
+
+@pytest.mark.parametrize("create", [write_anew, rename_anew])
+async def test_a_new_file_is_early_however_it_came(folder: Path, create: Callable[[Path], None]) -> None:
+    async with watching(folder, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        create(folder)
+        seen = [await told, await following()]
+    assert [(change.files, change.is_settled) for change in seen] == [
+        ((str(folder / "new.yaml"),), False),
+        ((str(folder / "new.yaml"),), True),
+    ]
 
 
 async def test_what_has_settled_says_whether_it_was_told_before(folder: Path) -> None:
-    changes = watch(folder, early=True, poll_s=POLL_S)
-    await anext(changes)
-
-    async def next_told() -> tuple[bool, bool]:
-        change = await asyncio.wait_for(anext(changes), PATIENCE_S)
-        return change.is_settled, change.is_told
-
-    told = asyncio.ensure_future(next_told())
-    await asyncio.sleep(0)
-    write_in_place(folder)
-    assert [await told, await next_told()] == [(False, False), (True, True)]
-    told = asyncio.ensure_future(next_told())
-    await asyncio.sleep(0)
-    (folder / "a.yaml").write_text("routes: [] # a third\n")
-    assert await told == (False, False)
-    with (folder / "a.yaml").open("w") as open_still:
-        open_still.write("routes: [] # a fourth\n")
-        open_still.flush()
-        assert await next_told() == (True, False)
-    await changes.aclose()
+    async with watching(folder, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        seen = [await told, await following()]
+        told = following()
+        await asyncio.sleep(0)
+        (folder / "a.yaml").write_text("routes: [] # a third\n")
+        seen.append(await told)
+        with (folder / "a.yaml").open("w") as open_still:
+            open_still.write("routes: [] # a fourth\n")
+            open_still.flush()
+            seen.append(await following())
+    told_how = [(change.is_settled, change.is_told) for change in seen]
+    assert told_how == [(False, False), (True, True), (False, False), (True, False)]
 
 
 async def test_what_moves_after_it_was_told_early_does_not_hold(folder: Path) -> None:
     """Who has read the folder meanwhile may have read another half."""
-    changes = watch(folder, early=True, poll_s=POLL_S)
-    await anext(changes)
-    told = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0)
-    write_in_place(folder)
-    change = await told
-    assert change.holds()
-    with (folder / "a.yaml").open("w"):
-        assert not change.holds()
-    await changes.aclose()
+    async with watching(folder, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        change = await told
+        assert change.holds()
+        with (folder / "a.yaml").open("w"):
+            assert not change.holds()
 
 
 async def test_a_file_unlinked_and_written_anew_is_not_believed_before_it_is_closed(folder: Path) -> None:
     """How some editors save: the file has another identity at once, and its content only later."""
-    changes = watch(folder, early=True, poll_s=POLL_S)
-    await anext(changes)
-    told = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0)
-    (folder / "a.yaml").rename(folder / "a.yaml~")
-    with (folder / "a.yaml").open("w") as anew:
-        anew.write("routes: [] # half\n")
-        anew.flush()
-        change = await asyncio.wait_for(told, PATIENCE_S)
-        assert change.is_settled
-    await changes.aclose()
+    async with watching(folder, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        (folder / "a.yaml").rename(folder / "a.yaml~")
+        with (folder / "a.yaml").open("w") as anew:
+            anew.write("routes: [] # half\n")
+            anew.flush()
+            assert (await told).is_settled
 
 
-async def test_a_symlink_swung_is_early(tmp_path: Path) -> None:
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A volume as Kubernetes makes it of a ConfigMap: files are symlinks through a symlink."""
     volume = tmp_path / "volume"
     for version in ("..v1", "..v2"):
         (volume / version).mkdir(parents=True)
         (volume / version / "a.yaml").write_text(f"routes: [] # {version}\n")
     (volume / "..data").symlink_to("..v1")
     (volume / "a.yaml").symlink_to("..data/a.yaml")
-    changes = watch(volume, early=True, poll_s=POLL_S)
-    await anext(changes)
-    told = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0)
+    return volume
+
+
+def swing(volume: Path) -> None:
     (volume / "..data_tmp").symlink_to("..v2")
     os.replace(volume / "..data_tmp", volume / "..data")
-    assert not (await told).is_settled
-    await changes.aclose()
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["with events", "by polling"])
+async def test_a_swung_symlink_is_told_as_kubernetes_swings_it(volume: Path, events: bool) -> None:
+    async with watching(volume, poll_s=POLL_S if events else 0.05, events=events) as following:
+        change = following()
+        await asyncio.sleep(0)
+        swing(volume)
+        assert (await change).files == (str(volume / "a.yaml"),)
+
+
+async def test_a_swung_symlink_is_early(volume: Path) -> None:
+    async with watching(volume, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        swing(volume)
+        assert not (await told).is_settled
 
 
 async def test_a_file_behind_a_symlink_is_followed_where_it_lives(folder: Path, tmp_path: Path) -> None:
