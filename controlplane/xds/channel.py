@@ -15,6 +15,7 @@ from controlplane.xds.subscription import Subscription
 from controlplane.xds.trial import PartTrial, Suspects
 
 REJECTIONS_REMEMBERED = 256
+SUPERSEDED_REMEMBERED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Channel:
     """The client waits for a response even if it is empty: the first one of a wildcard."""
     withdrawn: dict[str, dict[str, Form]] = field(default_factory=dict)
     """By version: what the client would hold had it accepted a response that was superseded before it said so."""
+    superseded: dict[str, Content] = field(default_factory=dict)
+    """By nonce: responses that were superseded before the client said anything about them."""
     told: dict[str, float] = field(default_factory=dict)
     """When each resource with a time to live was last sent or refreshed."""
     last_nonce: str = ""
@@ -72,7 +75,8 @@ class Channel:
     pinned: dict[str, Verdict] = field(default_factory=dict)
     """What the client refused as a whole, by name: that version is not offered again."""
     part_trials: dict[str, PartTrial] = field(default_factory=dict)
-    refused: dict[Content, None] = field(default_factory=dict)
+    refused: dict[Content, str] = field(default_factory=dict)
+    """What was refused, and the client's words."""
     doubtful: dict[str, list[Form]] = field(default_factory=dict)
     """Forms that were sent and neither accepted nor surely dropped: the client may be using them."""
     nack: Nack | None = None
@@ -121,6 +125,9 @@ class Channel:
         self.withdrawn[self.last_version] = dict(self.sent)
         for nonce in tuple(self.offers):
             offer = self.offers.pop(nonce)
+            self.superseded[nonce] = offer.content
+            if len(self.superseded) > SUPERSEDED_REMEMBERED:
+                del self.superseded[next(iter(self.superseded))]
             self._doubt(offer)
             self._roll_back(offer)
 
@@ -137,6 +144,7 @@ class Channel:
     def accepted(self, nonce: str, now: float) -> None:
         offer = self.offers.pop(nonce)
         self.withdrawn.clear()
+        self.superseded.clear()
         self.acked_at = now
         if not self.offers and not self.suspects and not self.pinned:
             self.nack = None
@@ -154,20 +162,29 @@ class Channel:
         if offer.is_trial:
             self.suspects.done()
 
-    def refused_offer(self, nonce: str) -> Offer:
+    def refused_offer(self, nonce: str, text: str) -> Offer:
         offer = self.offers.pop(nonce)
-        self.refuse(offer)
+        self.refuse(offer, text)
         return offer
 
-    def refuse(self, offer: Offer) -> None:
+    def refuse(self, offer: Offer, text: str) -> None:
         if len(offer.changes) > 1:
             self._doubt(offer)
         self._roll_back(offer)
-        self.refused[offer.content] = None
-        if len(self.refused) > REJECTIONS_REMEMBERED:
-            del self.refused[next(iter(self.refused))]
+        self._note_refused(offer.content, text)
         if offer.is_trial:
             self.suspects.done()
+
+    def refused_late(self, nonce: str, text: str) -> None:
+        """The client refused what was superseded meanwhile: nothing is to be done, but it is not to be sent again."""
+        content = self.superseded.pop(nonce, None)
+        if content is not None:
+            self._note_refused(content, text)
+
+    def _note_refused(self, content: Content, text: str) -> None:
+        self.refused[content] = text
+        if len(self.refused) > REJECTIONS_REMEMBERED:
+            del self.refused[next(iter(self.refused))]
 
     def held(self) -> Iterator[Form]:
         """Every form the client may be using: the accepted ones, those on their way, and those it may have kept."""

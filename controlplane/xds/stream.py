@@ -202,7 +202,10 @@ class Stream:
 
     def _receive_sotw(self, channel: Channel, request: SotwRequest, is_first: bool, now: float) -> None:
         if request.nonce != channel.last_nonce and not (is_first and not channel.last_nonce):
-            return  # stale: the client had not read our latest response when it wrote this
+            # Stale: the client had not read our latest response when it wrote this.
+            if request.error is not None:
+                channel.refused_late(request.nonce, request.error)
+            return
         if request.nonce in channel.offers:
             if request.error is not None:
                 channel.holds_version(request.version)
@@ -263,7 +266,7 @@ class Stream:
             self._needs.expect(channel.offers[nonce].changes.values())
             channel.accepted(nonce, now)
             return
-        offer = channel.refused_offer(nonce)
+        offer = channel.refused_offer(nonce, error)
         channel.nack = Nack(text=error, at=now, names=tuple(offer.changes))
         self._verdicts += blame.refused(channel, offer, error)
 
@@ -288,8 +291,9 @@ class Stream:
             if changes and offer.content in channel.refused:
                 # What would be sent is what was refused already: the client's answer is known.
                 channel.sent.update(changes)
-                channel.refuse(offer)
-                self._verdicts += blame.refused(channel, offer, channel.nack.text if channel.nack else "")
+                text = channel.refused[offer.content]
+                channel.refuse(offer, text)
+                self._verdicts += blame.refused(channel, offer, text)
                 continue
             if response is None:
                 for name, form in changes.items():

@@ -235,6 +235,23 @@ def test_no_change_no_response(variant: Variant, kind: str) -> None:
 # Subscriptions
 
 
+@row("ACK and NACK", "A7", "A rejection counts also when it comes after newer state was sent", SOTW, EVERY)
+def test_late_rejection(variant: Variant, kind: str) -> None:
+    play = Play(variant, kind)
+    play.serve(**{kind: {"A": 1}})
+    play.ask("A")
+    (first,) = play.hear()
+    play.serve(**{kind: {"A": 2}})
+    play.now = 6.0
+    (second,) = play.hear()
+    play.nack(first)
+    play.ack(second)
+    play.serve(**{kind: {"A": 1}})
+    assert play.talk() == []
+    (verdict,) = play.stream.verdicts()
+    assert (verdict.name, verdict.text) == ("A", "refused")
+
+
 @row("Subscription", "S1", "What is newly asked for by name is sent even if a wildcard sent it before", ALL, FULL)
 def test_named_after_wildcard(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
