@@ -42,14 +42,16 @@ def gateway() -> Iterator[Gateway]:
 async def workers(gateway: Gateway, origin: Origin) -> AsyncIterator[dict[str, Process]]:
     """The gateway serves; a second worker of the rate limit service, and more that a test starts, end with the test."""
     more = {"ratelimit-2": worker(gateway, "ratelimit", 2, "--xds", f"unix:{gateway.folder}/xds.sock").start()}
-    await gateway.apply(manifest(origin))
-    for name in ("extauthz", "extauthz-2", "ratelimit", "ratelimit-2"):
-        await until(f"{name} ready", is_ready(gateway, name))
-    for path in PATHS.values():
-        await until(f"{path} served", lambda path=path: is_served(gateway, path))
-    yield more
-    for process in more.values():
-        process.stop()
+    try:
+        await gateway.apply(manifest(origin))
+        for name in ("extauthz", "extauthz-2", "ratelimit", "ratelimit-2"):
+            await until(f"{name} ready", is_ready(gateway, name))
+        for path in PATHS.values():
+            await until(f"{path} served", lambda path=path: is_served(gateway, path))
+        yield more
+    finally:
+        for process in more.values():
+            process.stop()
 
 
 def manifest(origin: Origin) -> dict[str, Any]:
