@@ -5,7 +5,7 @@ Domains match as Envoy matches them: exact, then the longest `*.suffix`, then th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
@@ -13,6 +13,7 @@ from envoy.config.route.v3 import route_components_pb2
 
 from controlplane.snapshot.resource import VIRTUAL_HOST, Resource
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.channel import ABSENT, Form
 from controlplane.xds.subscription import WILDCARD
 
 
@@ -24,6 +25,17 @@ def asked_for(subscribe: Iterable[str], held: Iterable[str]) -> set[str]:
 def greeting(table: str) -> str:
     """A name in the route configuration's namespace that no virtual host has."""
     return f"{table}/"
+
+
+def due_after(tables: Mapping[str, Form], asked: Iterable[str]) -> set[str]:
+    """What route configurations that were sent need of virtual hosts.
+
+    One that changed may have forgotten those it was given on demand. One that has none is not used before it has heard
+    of any: it is told that one which never was is gone.
+    """
+    known = {name: name.rpartition("/")[0] for name in asked}
+    silent = {greeting(table) for table in tables.keys() - known.values() if tables[table] is not ABSENT}
+    return silent | {name for name, table in known.items() if table in tables}
 
 
 def is_greeting(name: str) -> bool:

@@ -407,14 +407,9 @@ class Stream:
                     endpoints.owe(name for name in named if name in endpoints.sent)
 
     def _owe_virtual_hosts(self, changes: Mapping[str, Form]) -> None:
-        """A route configuration that changed may have forgotten the virtual hosts it was given on demand. One that has
-        none is not used before it has heard of any: it is told that one which never was is gone."""
         hosts = self.channels.get(types.VIRTUAL_HOST)
         if hosts is not None:
-            known = {name: name.rpartition("/")[0] for name in hosts.subscription.names}
-            hosts.owe(name for name, table in known.items() if table in changes)
-            silent = changes.keys() - known.values()
-            hosts.owe(ondemand.greeting(table) for table in silent if changes[table] is not ABSENT)
+            hosts.owe(ondemand.due_after(changes, hosts.subscription.names))
 
     def _greet(self) -> None:
         """Virtual hosts were asked about for the first time: who waits to hear of them hears."""
