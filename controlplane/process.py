@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from controlplane.additions import only_adds
 from controlplane.ir.cluster import OutlierDetection
 from controlplane.ir.names import service_of
 from controlplane.manifests.load import Memory, Refused
@@ -83,17 +84,6 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-
-
-def _removes(before: Snapshot, after: Snapshot) -> bool:
-    """Whether a resource, or a part of one, is there no more."""
-    for resource in before:
-        now = after.get(resource.type_url, resource.name)
-        if now is None:
-            return True
-        if now.version != resource.version and not resource.part_keys <= now.part_keys:
-            return True
-    return False
 
 
 def _or_frozen(frozen: Mapping[str, float], client: ClientStatus) -> ClientStatus:
@@ -189,18 +179,14 @@ class Process:
         return self.reload
 
     async def _read_early(self, change: Change) -> None:
-        """Serves an edit before it has settled, if nothing that is served goes away by it.
-
-        An edit of several files is seen between two of them. What it adds or changes can go live by then; what seems to
-        be gone may only be on its way to another file, and what is wrong may be put right by the next.
-        """
+        """Serves an edit before it has settled, if it only adds to what is served."""
         async with self._lock:
             self._early = None
-            built, served = await self._build(), self.plane.snapshot
+            built, before = await self._build(), self._built
             if not change.holds():  # a file may have been read in the middle of its next change
                 return
             self._early = built
-            if isinstance(built, Built) and served is not None and not _removes(served, built.snapshot):
+            if isinstance(built, Built) and before is not None and only_adds(before, built):
                 await self._serve(built, None)
 
     async def _build(self) -> Built | Refused:

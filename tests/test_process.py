@@ -59,13 +59,73 @@ async def test_what_was_known_of_an_earlier_edit_is_not_taken_for_the_next(proce
     assert len(served(process)) == 3
 
 
-async def test_what_an_early_edit_would_remove_waits_until_it_has_settled(process: Process) -> None:
-    save(process.folder, "/other")
-    before = served(process)
+BASE = {
+    "gateway": "gateway: {listeners: [8080], defaults: {auth: public}}\n",
+    "services": "services: {a: {endpoints: [127.0.0.1:9]}}\n",
+    "identity": "identity: {issuers: {i: {issuer: x, audiences: [y], secret: 01234567890123456789012345678901}}}\n",
+    "routes": "routes:\n- {path: /one, service: a}\n- {path: /two, service: a}\n- {path: /three, service: a}\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("edited", "to", "is_early"),
+    [
+        pytest.param("routes", BASE["routes"] + "- {path: /four, service: a}\n", True, id="a new route"),
+        pytest.param(
+            "routes",
+            BASE["routes"] + "".join(f"- {{path: /{n}, service: a, auth: required, timeout: 1s}}\n" for n in range(9)),
+            True,
+            id="new routes, so many that others stand on their host now",
+        ),
+        pytest.param(
+            "services",
+            "services: {a: {endpoints: [127.0.0.1:9]}, b: {endpoints: [127.0.0.1:8]}}\n",
+            True,
+            id="a new service",
+        ),
+        pytest.param("services", "services: {a: {endpoints: [127.0.0.1:7]}}\n", True, id="other endpoints"),
+        pytest.param("routes", BASE["routes"].replace("- {path: /two, service: a}\n", ""), False, id="a route less"),
+        pytest.param(
+            "routes",
+            BASE["routes"].replace("/two, service: a", "/two, service: a, auth: required"),
+            False,
+            id="another policy on a route",
+        ),
+        pytest.param(
+            "gateway", BASE["gateway"].replace("auth: public", "auth: required"), False, id="another default policy"
+        ),
+        pytest.param("gateway", BASE["gateway"].replace("8080", "8081"), False, id="another port"),
+        pytest.param(
+            "services", "services: {a: {endpoints: [127.0.0.1:9], timeout: 3s}}\n", False, id="another time-out"
+        ),
+        pytest.param(
+            "services",
+            "services: {a: {endpoints: [127.0.0.1:9], connect_timeout: 3s}}\n",
+            False,
+            id="other settings of a service",
+        ),
+        pytest.param("identity", BASE["identity"].replace("issuer: x", "issuer: z"), False, id="another issuer"),
+        pytest.param("identity", BASE["identity"] + "limits: {l: {rate: 1/s, by: ip}}\n", False, id="another limit"),
+    ],
+)
+async def test_before_an_edit_is_complete_only_what_it_adds_is_served(
+    tmp_path: Path, edited: str, to: str, is_early: bool
+) -> None:
+    """Another file of the same edit may make strict what this one loosens."""
+    for name, text in BASE.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    process = Process(tmp_path, Deployment(), ControlPlane(), Observer(()), {})
+    await process.follow(Change(files=()))
+    before = process.plane.snapshot
+    assert before is not None
+    (tmp_path / f"{edited}.yaml").write_text(to)
     await process.follow(early(holds=True))
-    assert served(process) == before
+    assert (process.plane.snapshot is not before) == is_early
     await process.follow(Change(files=(), is_told=True))
-    assert served(process) != before
+    assert process.plane.snapshot is not None
+    assert process.plane.snapshot.version != before.version
+    assert process.reload is not None
+    assert not process.reload.problems
 
 
 async def test_an_early_edit_that_is_wrong_is_told_when_it_has_settled(process: Process) -> None:

@@ -102,9 +102,9 @@ class Resource:
         return tuple(found)
 
     @cached_property
-    def part_keys(self) -> frozenset[str]:
-        """The keys of its parts."""
-        return frozenset([part.key for part in self.parts])
+    def parts_by_key(self) -> Mapping[str, Part]:
+        """Its parts, by what they are called."""
+        return {part.key: part for part in self.parts}
 
     def replacing(self, replacements: Mapping[str, bytes]) -> Resource:
         """The same resource with the bodies of the parts named by key replaced; `b""` leaves a part out."""

@@ -28,4 +28,4 @@ def _routes(before: Snapshot, after: Snapshot) -> tuple[set[str], int]:
 
 
 def _route_keys(snapshot: Snapshot) -> frozenset[str]:
-    return frozenset().union(*(resource.part_keys for resource in snapshot.of_type(types.ROUTE).values()))
+    return frozenset().union(*(resource.parts_by_key for resource in snapshot.of_type(types.ROUTE).values()))
