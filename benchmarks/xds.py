@@ -1,8 +1,10 @@
 """How fast a saved edit is served, how fast a gateway starts, and what a thousand clients cost.
 
-Propagation: from the moment a file has its new content to the first request answered by the new route, with traffic
-running. Cold start: from starting the processes to the first answered request. Fan-out: one edit to simulated delta
-clients, each a stream that subscribes to everything and accepts what it is sent, in a process of their own.
+Propagation: from the moment a file has its new content to the first request answered by what it says now, with traffic
+running; for a route that comes (in a file renamed to its place), one that is changed (its file written in place), and
+a service whose endpoint moves (likewise). Cold start: from starting the processes to the first answered request.
+Fan-out: one edit to simulated delta clients, each a stream that subscribes to everything and accepts what it is sent,
+in a process of their own.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 from envoy.config.core.v3 import base_pb2
@@ -27,7 +30,7 @@ from benchmarks.result import Result
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
-from tests.support.client import read_response
+from tests.support.client import Response, read_response
 from tests.support.gateway import Gateway
 from tests.support.load import Load
 from tests.support.origin import Origin
@@ -36,25 +39,28 @@ from tests.xds import made
 from tests.xds.served import serving
 
 ROUTES = (100, 3_000, 10_000)
-EDITS = 12
+EDITS = 20
 COLD_ROUTES = 5_000
 CLIENTS = (100, 1_000)
 CLUSTERS = 200
 STREAMS_PER_CONNECTION = 20
+PATIENCE_S = 30.0
 _ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
 async def run() -> list[Result]:
     """Every figure, smallest size first."""
     rows: list[Result] = []
-    origin = Origin("bench")
-    origin.start()
+    origins = Origin("first"), Origin("second")
+    for origin in origins:
+        origin.start()
     try:
         for count in ROUTES:
-            rows += await _propagation(count, origin)
-        rows.append(await _cold_start(origin))
+            rows += await _propagation(count, origins)
+        rows.append(await _cold_start(origins[0]))
     finally:
-        origin.stop()
+        for origin in origins:
+            origin.stop()
     for count in CLIENTS:
         rows += await _fan_out(count)
     return rows
@@ -73,12 +79,12 @@ def _manifests(count: int, origin: Origin) -> list[str]:
     return files
 
 
-def _service(origin: Origin) -> str:
-    return f'services: {{bench: {{endpoints: ["{origin.address}"]}}}}\n'
+def _service(origin: Origin, name: str = "bench") -> str:
+    return f'services: {{{name}: {{endpoints: ["{origin.address}"]}}}}\n'
 
 
-def _route(path: str) -> str:
-    return f"- {{path: {path}, service: bench, auth: public}}\n"
+def _route(path: str, more: str = "") -> str:
+    return f"- {{path: {path}, service: bench, auth: public{more}}}\n"
 
 
 @asynccontextmanager
@@ -92,46 +98,87 @@ async def _gateway() -> AsyncIterator[Gateway]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _propagation(count: int, origin: Origin) -> list[Result]:
+Proof: TypeAlias = tuple[str, Callable[[Response], bool]]
+"""Which path tells that an edit is live, and by what answer."""
+Edit: TypeAlias = Callable[[Gateway, Sequence[Origin], int], Proof]
+"""Saves the edit of that number; no two in a row are alike."""
+
+
+def _new_route(gateway: Gateway, _: Sequence[Origin], number: int) -> Proof:
+    draft = gateway.folder / "draft"
+    draft.write_text("routes:\n" + _route(f"/new/{number}"))
+    os.replace(draft, gateway.manifests / f"new-{number}.yaml")
+    return f"/new/{number}", lambda response: response.status == 200
+
+
+def _changed_route(gateway: Gateway, _: Sequence[Origin], number: int) -> Proof:
+    edit = f", response_headers: {{set: {{x-edit: e{number}}}}}"
+    (gateway.manifests / "changed.yaml").write_text("routes:\n" + _route("/changed", edit))
+    return "/changed", lambda response: response.header("x-edit") == f"e{number}"
+
+
+def _moved_endpoint(gateway: Gateway, origins: Sequence[Origin], number: int) -> Proof:
+    origin = origins[number % len(origins)]
+    (gateway.manifests / "moved.yaml").write_text(
+        _service(origin, "moved") + "routes:\n- {path: /moved, service: moved, auth: public}\n"
+    )
+    return "/moved", lambda response: response.status == 200 and response.json()["origin"] == origin.name
+
+
+EDIT_KINDS: dict[str, Edit] = {
+    "a new route": _new_route,
+    "a changed route, saved in place": _changed_route,
+    "a moved endpoint, saved in place": _moved_endpoint,
+}
+
+
+async def _propagation(count: int, origins: Sequence[Origin]) -> list[Result]:
+    rows: list[Result] = []
     async with _gateway() as gateway:
-        await gateway.apply(*_manifests(count, origin), within_s=60)
+        await gateway.apply(*_manifests(count, origins[0]), within_s=60)
         async with Load(gateway.address, ["/steady"], connections=2) as load:
             await load.more(20)
-            took = [await _edit(gateway, number) for number in range(EDITS)]
-        name = f"saved file to first answer, among {count:,} routes"
-        note = f"{load.total:,} requests meanwhile, {sum(load.failures.values())} failed"
-        return [
-            Result(
-                what=f"{name}, mean",
-                measured=statistics.mean(took) * 1000,
-                unit="ms",
-                note=note,
-                curve="saved file to first answer, by routes",
-                size=count,
-            ),
-            Result(what=f"{name}, max", measured=max(took) * 1000, unit="ms"),
-        ]
+            for kind, edit in EDIT_KINDS.items():
+                await _until_live(gateway, edit, origins, EDITS + 1)  # what is edited exists
+                before, failed = load.total, sum(load.failures.values())
+                took = [await _until_live(gateway, edit, origins, number) for number in range(EDITS)]
+                meanwhile, lost = load.total - before, sum(load.failures.values()) - failed
+                name = f"saved file to first answer, {kind}, among {count:,} routes"
+                rows += [
+                    Result(
+                        what=f"{name}, mean",
+                        measured=statistics.mean(took) * 1000,
+                        unit="ms",
+                        note=f"{EDITS} edits; {meanwhile:,} requests meanwhile, {lost} failed",
+                        curve=f"saved file to first answer, {kind}, by routes",
+                        size=count,
+                    ),
+                    Result(what=f"{name}, median", measured=statistics.median(took) * 1000, unit="ms"),
+                    Result(what=f"{name}, max", measured=max(took) * 1000, unit="ms"),
+                ]
+    return rows
 
 
-async def _edit(gateway: Gateway, number: int) -> float:
-    """Adds one route in a file of its own. Seconds from the file being there to the route's first answer."""
-    path = f"/new/{number}"
-    draft = gateway.folder / "draft"
-    draft.write_text("routes:\n" + _route(path))
+async def _until_live(gateway: Gateway, edit: Edit, origins: Sequence[Origin], number: int) -> float:
+    """Seconds from the file having its new content to the first answer that shows it."""
     reader, writer = await gateway.address.connect()
-    message = encode(f"GET {path} HTTP/1.1", (("host", "gateway.test"),))
-    os.replace(draft, gateway.manifests / f"new-{number}.yaml")
+    path, is_new = edit(gateway, origins, number)
     began = time.perf_counter()
-    while True:
-        writer.write(message)
-        response = await read_response(reader)
-        if response.status == 200:
-            writer.close()
-            return time.perf_counter() - began
-        if time.perf_counter() - began > 30:
-            raise TimeoutError(f"{path} is not served after 30 s: {response.status}")
-        if response.header("connection") == "close":
-            reader, writer = await gateway.address.connect()
+    message = encode(f"GET {path} HTTP/1.1", (("host", "gateway.test"),))
+    try:
+        while True:
+            writer.write(message)
+            response = await read_response(reader)
+            took = time.perf_counter() - began
+            if is_new(response):
+                return took
+            if took > PATIENCE_S:
+                raise TimeoutError(f"{path} is not served as edited after {PATIENCE_S:g} s: {response.status}")
+            if response.header("connection") == "close":
+                writer.close()
+                reader, writer = await gateway.address.connect()
+    finally:
+        writer.close()
 
 
 async def _cold_start(origin: Origin) -> Result:
