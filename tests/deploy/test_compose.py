@@ -49,6 +49,13 @@ def test_only_the_gateway_has_a_port_and_nobody_starts_before_what_it_needs_is_r
             assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[needed], (name, needed)
 
 
+def test_envoy_is_started_beside_a_control_plane_that_works_whatever_the_services_behind_the_gateway_do() -> None:
+    probes = {name: str(service["healthcheck"]) for name, service in SERVICES.items() if "healthcheck" in service}
+    assert "/health/startup" in probes["control-plane"]
+    assert "/health/ready" in probes["extauthz"]
+    assert "/health/ready" in probes["ratelimit"]
+
+
 @pytest.mark.parametrize("file", ["Dockerfile.python", "Dockerfile.envoy"])
 def test_an_image_is_made_of_hashed_locks_and_runs_without_rights(file: str) -> None:
     text = (ROOT / "deploy" / file).read_text()
