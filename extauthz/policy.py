@@ -433,8 +433,3 @@ def allowed_headers(policy: Policy) -> tuple[str, ...]:
     if policy.api_keys is not None:
         names.add(policy.api_keys.header)
     return tuple(sorted(names))
-
-
-def needs_check(document: Policy, policy: RoutePolicy) -> bool:
-    """Whether a route of this policy asks the service at all: a public one does only for its IP rules or the proof."""
-    return policy.mode != "public" or policy.has_ip_rules or document.proof is not None

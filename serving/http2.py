@@ -115,23 +115,15 @@ class _Stream:
 
 
 class UnaryServer:
-    """Serves unary methods, by their full paths, on Unix sockets or loopback. `start`, then `drain`."""
+    """Serves unary methods, by their full paths, on connections that somebody else accepts. In the end, `drain`."""
 
     def __init__(self, handlers: Mapping[str, Handler], *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._handlers = {path.encode(): handler for path, handler in handlers.items()}
         self._max_message_bytes = max_message_bytes
         self._connections: set[Connection] = set()
-        self._servers: list[asyncio.Server] = []
-
-    async def start_unix(self, path: str) -> None:
-        """Listens on a socket file, which must not exist. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_unix_server(self.connection, path, backlog=1024))
 
     async def drain(self, grace_s: float) -> None:
-        """Accepts no more, tells peers to go elsewhere, and gives calls in flight `grace_s` to finish."""
-        for server in self._servers:
-            server.close()
+        """Tells peers to go elsewhere, and gives calls in flight `grace_s` to finish."""
         for connection in tuple(self._connections):
             connection.go_away()
         waits = [connection.ended.wait() for connection in tuple(self._connections)]

@@ -17,7 +17,6 @@ from google.protobuf.message import DecodeError
 from controlplane.snapshot.resource import Resource, field
 from controlplane.xds.protocol import DeltaRequest, Node, ProtocolError, Response, SotwRequest, Variant
 
-_WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 _NOT_FOUND = 5  # google.rpc.Code
 _CACHE_BYTES = 64 << 20
 NAMES_PER_REQUEST = 50_000

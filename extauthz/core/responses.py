@@ -71,12 +71,6 @@ def denied(refusal: Refusal, metadata: Mapping[str, str], *, request_id: str, ch
     return _bytes(response)
 
 
-def is_allow(response: bytes) -> bool:
-    """What Envoy makes of a response: only the status counts."""
-    parsed = CheckResponse.FromString(response)
-    return parsed.status.code == 0 and not parsed.HasField("error_response")
-
-
 def _bytes(response: CheckResponse) -> bytes:
     octets: bytes = response.SerializeToString()
     return octets

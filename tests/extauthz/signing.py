@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 SECRET = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -49,11 +49,6 @@ def ec_key(algorithm: str) -> ec.EllipticCurvePrivateKey:
 @cache
 def ed25519_key() -> ed25519.Ed25519PrivateKey:
     return ed25519.Ed25519PrivateKey.generate()
-
-
-@cache
-def ed448_key() -> ed448.Ed448PrivateKey:
-    return ed448.Ed448PrivateKey.generate()
 
 
 def jwk(algorithm: str, **changes: Any) -> dict[str, Any]:

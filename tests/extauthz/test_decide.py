@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from extauthz.core import responses
 from extauthz.core.decide import Decision, PasswordNeeded
 from extauthz.core.jwk import secret_key
 from extauthz.core.reasons import REFUSALS
@@ -33,6 +32,7 @@ from tests.extauthz.worlds import (
     check,
     decide,
     document,
+    is_allow,
     request,
     token,
     with_policy,
@@ -282,11 +282,11 @@ def test_no_denial_is_an_empty_response(reason: str) -> None:
     """Zero bytes, or a status left at zero, would let the request through."""
     decision = authorizer().refuse(None, reason)
     assert decision.response
-    assert not responses.is_allow(decision.response)
+    assert not is_allow(decision.response)
 
 
 def test_what_empty_means_is_known_here() -> None:
-    assert responses.is_allow(b"")
+    assert is_allow(b"")
 
 
 def test_what_fails_before_the_signature_looks_the_same_to_a_client() -> None:
@@ -379,11 +379,6 @@ def test_the_proof_names_nobody_where_nobody_is_known() -> None:
 
 
 # Revocation, rotation, and what the cache may not do ------------------------------------------------------------------
-
-
-def revoked_by(**changes: Any) -> tuple[Revocations, Any]:
-    index = Revocations()
-    return index, authorizer(revocations=index)
 
 
 REVOCATIONS = {

@@ -17,7 +17,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extauthz.core import responses
 from extauthz.core.revocations import Revocation
 from extauthz.policy import CONTEXT_POLICY_KEY, InlineKeys, Issuer, RemoteKeys, SharedSecret
 from extauthz.server import GRPC_SERVICE, serve
@@ -26,7 +25,7 @@ from extauthz.settings import Settings
 from serving.address import TcpAddress, UnixAddress
 from serving.http2 import UNAVAILABLE, CallError
 from serving.secret import Secret
-from tests.extauthz.worlds import KEY, NOW, document, token
+from tests.extauthz.worlds import KEY, NOW, document, is_allow, token
 from tests.support.waiting import free_port, until
 
 
@@ -59,19 +58,19 @@ async def check(service: ExtAuthz, asked: bytes) -> bytes:
 
 
 async def test_credentials_are_decided(service: ExtAuthz) -> None:
-    assert responses.is_allow(await check(service, message(authorization=f"Bearer {token()}")))
-    assert responses.is_allow(await check(service, message(x_api_key=KEY.text)))
-    assert not responses.is_allow(await check(service, message()))
+    assert is_allow(await check(service, message(authorization=f"Bearer {token()}")))
+    assert is_allow(await check(service, message(x_api_key=KEY.text)))
+    assert not is_allow(await check(service, message()))
     right, wrong = (b64encode(text).decode() for text in (b"ann:pw", b"ann:no"))
-    assert responses.is_allow(await check(service, message(authorization=f"Basic {right}")))
-    assert not responses.is_allow(await check(service, message(authorization=f"Basic {wrong}")))
+    assert is_allow(await check(service, message(authorization=f"Basic {right}")))
+    assert not is_allow(await check(service, message(authorization=f"Basic {wrong}")))
 
 
 async def test_headers_are_read_from_the_map_too(service: ExtAuthz) -> None:
     """Envoy without raw headers, and every other caller."""
     asked = CheckRequest.FromString(message())
     asked.attributes.request.http.headers["authorization"] = f"Bearer {token()}"
-    assert responses.is_allow(await check(service, asked.SerializeToString()))
+    assert is_allow(await check(service, asked.SerializeToString()))
 
 
 async def test_passwords_that_pile_up_are_refused_and_the_rest_goes_on(service: ExtAuthz) -> None:
@@ -79,7 +78,7 @@ async def test_passwords_that_pile_up_are_refused_and_the_rest_goes_on(service: 
     answers = await asyncio.gather(*(check(service, one) for one in attempts))
     statuses = {CheckResponse.FromString(answer).status.code for answer in answers}
     assert statuses == {16, 14}  # wrong, and too many at once
-    assert responses.is_allow(await check(service, message(authorization=f"Bearer {token()}")))
+    assert is_allow(await check(service, message(authorization=f"Bearer {token()}")))
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
@@ -127,15 +126,15 @@ async def test_a_document_that_is_not_right_names_the_field_and_changes_nothing(
         service.apply(body)
     assert message_of in str(problem.value)
     assert "short-and-secret" not in str(problem.value)
-    assert responses.is_allow(await check(service, message(authorization=f"Bearer {token()}")))
+    assert is_allow(await check(service, message(authorization=f"Bearer {token()}")))
 
 
 async def test_a_new_document_forgets_what_the_old_one_verified(service: ExtAuthz) -> None:
     asked = message(authorization=f"Bearer {token()}")
-    assert responses.is_allow(await check(service, asked))
+    assert is_allow(await check(service, asked))
     changed = Issuer(issuer="https://main", audiences=("elsewhere",), keys=SharedSecret(secret=Secret("s" * 32)))
     service.apply(document(issuers={"main": changed}).dump())
-    assert not responses.is_allow(await check(service, asked))
+    assert not is_allow(await check(service, asked))
 
 
 async def test_without_a_document_nobody_passes(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ async def test_workers_that_share_a_folder_share_revocations(tmp_path: Path) -> 
         await workers[0].revoke(Revocation(kind="subject", value="u1", before=NOW, until=NOW + 99))
 
         async def is_refused() -> bool:
-            return not responses.is_allow(await check(workers[1], message(authorization=f"Bearer {token()}")))
+            return not is_allow(await check(workers[1], message(authorization=f"Bearer {token()}")))
 
         await until("the other worker refuses", is_refused, within_s=1)
     again = ExtAuthz(fetch=no_fetch, folder=tmp_path, wall=lambda: NOW)
@@ -223,7 +222,7 @@ def test_no_request_without_a_valid_credential_passes_and_none_raises(
     decision = fuzzed.decide(request, NOW)
     if isinstance(decision, PasswordNeeded):
         decision = fuzzed.decide(request, NOW, password=False)
-    assert responses.is_allow(decision.response) == decision.allowed
+    assert is_allow(decision.response) == decision.allowed
     is_anonymous = policy == "optional" and not request.authorization and not request.api_key
     assert decision.allowed <= is_anonymous
 
@@ -240,7 +239,7 @@ def test_bytes_that_are_no_request_never_pass(fuzzed: Any, asked: bytes) -> None
     except DecodeError:
         return
     decision = fuzzed.decide(request, NOW)
-    assert not responses.is_allow(decision.response)
+    assert not is_allow(decision.response)
 
 
 MUTATION = st.tuples(st.integers(0, 400), st.integers(0, 127))

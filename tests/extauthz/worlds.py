@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import jwt
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
-from extauthz.core import responses
 from extauthz.core.api_keys import NewKey, new_key
 from extauthz.core.basic import hash_password
 from extauthz.core.decide import Authorizer, Decision
@@ -110,14 +110,18 @@ def decide(policy: Policy, asked: Request, now: float = NOW) -> Decision:
 
 def check(decision: Decision) -> None:
     """A decision and its bytes say the same."""
-    assert responses.is_allow(decision.response) == decision.allowed
+    assert is_allow(decision.response) == decision.allowed
     assert decision.allowed == (decision.reason == "ok")
+
+
+def is_allow(response: bytes) -> bool:
+    """What Envoy makes of a response: only the status counts."""
+    parsed = CheckResponse.FromString(response)
+    return parsed.status.code == 0 and not parsed.HasField("error_response")
 
 
 def answer(decision: Decision) -> dict[str, Any]:
     """What Envoy reads in the response."""
-    from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-
     parsed = CheckResponse.FromString(decision.response)
     found: dict[str, Any] = {"metadata": {k: v.string_value for k, v in parsed.dynamic_metadata.fields.items()}}
     if decision.allowed:

@@ -37,9 +37,9 @@ def _broken(message: bytes) -> bytes:
 async def address() -> AsyncIterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="cw-"))
     server = UnaryServer({ECHO: lambda message: message, LATER: _later, BROKEN: _broken})
-    await server.start_unix(str(folder / "s"))
-    yield str(folder / "s")
-    await server.drain(1)
+    async with await asyncio.get_running_loop().create_unix_server(server.connection, folder / "s"):
+        yield str(folder / "s")
+        await server.drain(1)
     shutil.rmtree(folder)
 
 
@@ -108,8 +108,10 @@ async def test_draining_finishes_what_is_in_flight() -> None:
         return message
 
     server = UnaryServer({ECHO: held})
-    await server.start_unix(str(folder / "s"))
-    async with grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
+    async with (
+        await asyncio.get_running_loop().create_unix_server(server.connection, folder / "s"),
+        grpc.aio.insecure_channel(f"unix:{folder}/s") as channel,
+    ):
         call = asyncio.ensure_future(channel.unary_unary(ECHO)(b"in flight", timeout=10))
         await entered.wait()
         draining = asyncio.ensure_future(server.drain(5))

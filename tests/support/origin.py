@@ -98,10 +98,6 @@ class Origin:
         assert self.requests, f"{self.name} saw no request"
         return self.requests[-1]
 
-    @property
-    def open_connections(self) -> int:
-        return len(self._open)
-
     async def saw(self, count: int, *, within_s: float = 15.0) -> list[Seen]:
         """Wait until at least `count` requests came."""
 

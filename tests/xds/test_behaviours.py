@@ -13,7 +13,6 @@ SECTION = "Behaviours of the reference implementation"
 FULL = ("CDS", "LDS")
 NAMED = ("EDS", "RDS")
 EVERY = (*FULL, *NAMED)
-EACH = (Variant.SOTW_EACH, Variant.DELTA_EACH)
 
 
 def after_arrival(play: Play) -> set[str]:

@@ -144,9 +144,6 @@ class ApiKey(Model):
     """Refused from now on; kept, so that its id is not given out again."""
 
 
-KeyId = Annotated[str, Field(pattern=r"^[a-z0-9]{8,32}$")]
-
-
 class ApiKeySettings(Model):
     """How API keys are taken. The keys themselves stand under `api_keys`, in any file."""
 

@@ -40,11 +40,11 @@ from controlplane.ir.route import Route
 from controlplane.translate.encode import packed
 from controlplane.translate.http_filters.base import HttpFilter
 from controlplane.translate.http_filters.policy_call import policy_call
+from extauthz.policy import METADATA_NAMESPACE
 from ratelimit import policy
 
 TIMEOUT = timedelta(milliseconds=250)
 """Longer than the service ever waits for its store; it only matters when the service itself is gone or stuck."""
-IDENTITY_NAMESPACE = "envoy.filters.http.ext_authz"
 _IDENTITY_KEYS = frozenset({"user", "tenant", "tier", "api_key"})
 
 
@@ -127,7 +127,7 @@ def _entry(key: str) -> RateLimitAction:
         return RateLimitAction(
             metadata=RateLimitActionMetaData(
                 descriptor_key=key,
-                metadata_key=MetadataKey(key=IDENTITY_NAMESPACE, path=[MetadataKeyPathSegment(key=key)]),
+                metadata_key=MetadataKey(key=METADATA_NAMESPACE, path=[MetadataKeyPathSegment(key=key)]),
                 source=RateLimitActionMetaDataSource.DYNAMIC,
                 skip_if_absent=True,
             )
