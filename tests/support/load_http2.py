@@ -11,7 +11,7 @@ import h2.connection
 import h2.events
 
 from tests.support.client import StreamResetError
-from tests.support.load import Load
+from tests.support.load import HOST, Load
 from tests.support.wire import ClosedError
 
 _STREAMS = 3
@@ -29,7 +29,7 @@ class Http2Load(Load):
         connection = _Connection(reader, writer)
         while connection.began or not (self._ending or connection.is_leaving):
             while len(connection.began) < _STREAMS and not (self._ending or connection.is_leaving):
-                connection.begin(self._host, next(self._paths), self._headers)
+                connection.begin(HOST, next(self._paths), self._headers)
             for status, body, took_s in await connection.answers():
                 self.slowest_s = max(self.slowest_s, took_s)
                 self._answered(status, (), body)
