@@ -36,7 +36,8 @@ from controlplane.translate.policies.departing import with_departing
 from controlplane.translate.translate import translate
 from controlplane.xds.api import Wish
 from controlplane.xds.canary import choose
-from controlplane.xds.controlplane import ControlPlane, Inconsistent, Outcome
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.policy import Inconsistent, Outcome
 from controlplane.xds.rollout import OVERTAKEN, ROLLED_BACK, Course, Rollout, lines
 from controlplane.xds.status import ClientStatus, Verdict
 from extauthz.policy import RESOURCE_NAME as EXTAUTHZ
@@ -45,7 +46,6 @@ _log = structlog.get_logger("controlplane")
 _RELOADS = Counter("causeway_reloads_total", "Edits read, by what became of them", ["outcome"])
 _PROBLEMS = Gauge("causeway_manifest_problems", "Problems of the last edit; 0 when it is served")
 _BUILD = Histogram("causeway_build_seconds", "From reading the folder to a checked snapshot")
-
 
 _PATIENCE_S = 10.0
 """Who asks for a canary waits so long for an Envoy to try it on; an edit that is seen waits until one is there."""
@@ -238,6 +238,9 @@ class Process:
             )
         except Inconsistent as problem:
             return "refused", problem.problems
+        # Of what was held or on trial and is neither any more nothing is kept.
+        awaited = {one.revision for one in (self.plane.trial, self.plane.held) if one is not None}
+        self._candidates = {revision: one for revision, one in self._candidates.items() if revision in awaited}
         self._candidates[snapshot.version] = built
         match outcome:
             case Outcome.CANARY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from controlplane.manifests.watch import Change
 from controlplane.observe.observer import Observer
 from controlplane.process import Process
+from controlplane.reconcile import Built
 from controlplane.resolve.resolve import Deployment
 from controlplane.snapshot.resource import ROUTE
 from controlplane.xds.controlplane import ControlPlane
@@ -57,6 +59,19 @@ async def test_what_was_known_of_an_earlier_edit_is_not_taken_for_the_next(proce
     await process.follow(early(holds=False))
     await process.follow(Change(files=(), is_told=True))
     assert len(served(process)) == 3
+
+
+async def test_edits_that_were_held_and_never_confirmed_are_forgotten(process: Process) -> None:
+    save(process.folder, *(f"/{number}" for number in range(20)))
+    await process.follow(Change(files=()))
+    for number in range(10):
+        save(process.folder, f"/only-{number}")
+        await process.follow(Change(files=()))
+        assert process.plane.held is not None
+    assert sum(isinstance(one, Built) for one in gc.get_objects()) <= 3
+    await process.plane.confirm()
+    (route,) = served(process)
+    assert "/only-9" in route
 
 
 BASE = {

@@ -88,8 +88,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from controlplane.resolve.resolve import Deployment
     from controlplane.xds import api, csds
     from controlplane.xds.clients import AllowList
-    from controlplane.xds.controlplane import ControlPlane, Policy
+    from controlplane.xds.controlplane import ControlPlane
     from controlplane.xds.keeping import Keeper, restore
+    from controlplane.xds.policy import Policy
     from controlplane.xds.rollout import Rollout
     from serving.admin import Admin
     from serving.process import background

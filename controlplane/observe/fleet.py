@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 import aiohttp
 
@@ -75,7 +76,7 @@ class Fleet:
 
     async def _follow(self, one: _Known) -> None:
         try:
-            for turn in range(1 << 62):
+            for turn in count():
                 is_due = turn % MEASURE_EVERY == 0 or not one.readings
                 await self._look(one, measure=self._is_measuring and is_due)
                 await asyncio.sleep(INTERVAL_S)

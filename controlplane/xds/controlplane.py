@@ -35,8 +35,6 @@ from controlplane.xds.status import HeldChange, Status
 from controlplane.xds.stream import Stream
 from serving.server import Call, Service
 
-__all__ = ["ControlPlane", "Inconsistent", "Outcome", "Policy"]
-
 _log = structlog.get_logger("controlplane.xds")
 
 SERVICE_AGENT = "causeway"

@@ -87,10 +87,16 @@ class Rollout:
     """The canary that runs, and the course of the last one."""
 
     def __init__(
-        self, plane: ControlPlane, ask: Ask = _nobody, *, earlier: Callable[[], Readings] = dict,
+        self,
+        plane: ControlPlane,
+        ask: Ask = _nobody,
+        *,
+        earlier: Callable[[], Readings] = dict,
         forget: Callable[[], None] = lambda: None,
-        accept_s: float = ACCEPT_S, away_s: float = AWAY_S, clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+        accept_s: float = ACCEPT_S,
+        away_s: float = AWAY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.course: Course | None = None
         self.on_over: Callable[[Course], None] = lambda _: None
         self._plane = plane
@@ -122,9 +128,13 @@ class Rollout:
         if self.course is not None and not self.course.is_over:
             self._end(OVERTAKEN, "a newer edit came")
         self.course = Course(
-            revision=trial.revision, state="waiting for an Envoy", began=datetime.now(UTC), since=self._clock(),
-            watch_s=watch_s, changed=changed_places(base, trial.snapshot),
-        )  # fmt: skip
+            revision=trial.revision,
+            state="waiting for an Envoy",
+            began=datetime.now(UTC),
+            since=self._clock(),
+            watch_s=watch_s,
+            changed=changed_places(base, trial.snapshot),
+        )
         metrics.CANARY.set(1)
         self._task = asyncio.get_running_loop().create_task(self._run(watch_s, patience_s))
 

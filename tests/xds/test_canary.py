@@ -15,7 +15,8 @@ from controlplane.snapshot.resource import Resource, whole
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.canary import ENOUGH, Comparison, Requests, changed_places, choose
 from controlplane.xds.cohort import choose_cohort, refusals
-from controlplane.xds.controlplane import ControlPlane, Outcome
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.policy import Outcome
 from controlplane.xds.rollout import Rollout
 from tests.support.waiting import until
 from tests.xds import made

@@ -5,7 +5,8 @@ from __future__ import annotations
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
-from controlplane.xds.controlplane import ControlPlane, Policy
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.policy import Policy
 from controlplane.xds.status import Verdict
 from tests.support.waiting import until
 from tests.xds.playbook import state

@@ -9,8 +9,9 @@ import pytest
 
 from controlplane.origin import Origin
 from controlplane.snapshot import store
-from controlplane.xds.controlplane import ControlPlane, Outcome
+from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.keeping import Keeper, read_notes, restore, write_notes
+from controlplane.xds.policy import Outcome
 from controlplane.xds.quarantine import Held
 from tests.support.waiting import until
 from tests.xds.playbook import state

@@ -16,7 +16,8 @@ from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds import csds
 from controlplane.xds.clients import AllowList, identity
-from controlplane.xds.controlplane import ControlPlane, Inconsistent, Outcome, Policy
+from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.policy import Inconsistent, Outcome, Policy
 from controlplane.xds.waiting import wait_until_live
 from serving.address import TcpAddress
 from serving.server import Server
