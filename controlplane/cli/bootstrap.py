@@ -75,7 +75,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _print(settings: BootstrapSettings) -> None:
-    """Print the bootstrap file an Envoy starts from: causeway bootstrap > envoy.yaml && envoy -c envoy.yaml"""
+    """Print the bootstrap file an Envoy starts from. Envoy must be 1.40 or later, and is started like this:
+
+    envoy -c envoy.yaml --ignore-unknown-dynamic-fields --drain-strategy immediate
+    """
     document = bootstrap(settings)
     for path, secret in _secrets(settings).items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from controlplane.cli import bootstrap
-from controlplane.cli.bootstrap import ENVOY_ARGUMENTS
+from controlplane.cli.bootstrap import ENVOY_ARGUMENTS, OLDEST_ENVOY
 from controlplane.cli.up.envoy import find_envoy
 from controlplane.xds.controlplane import ControlPlane
 from serving.address import TcpAddress
@@ -31,6 +31,21 @@ def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["bootstrap", *arguments])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+ROOT = Path(__file__).parents[2]
+TOLD = {
+    "the help": lambda: " ".join(run("--help").split()),
+    "the README": lambda: (ROOT / "README.md").read_text(),
+    "Envoy's image": lambda: (ROOT / "deploy" / "Dockerfile.envoy").read_text().replace('", "', " "),
+}
+
+
+@pytest.mark.parametrize("where", TOLD)
+def test_who_starts_an_envoy_is_told_with_which_arguments_and_which_one(where: str) -> None:
+    text = TOLD[where]()
+    assert " ".join(ENVOY_ARGUMENTS) in text
+    assert where == "Envoy's image" or f"Envoy must be {'.'.join(map(str, OLDEST_ENVOY))}" in text
 
 
 async def seen_by_control_plane(port: int, tls: TlsFiles) -> frozenset[str]:
