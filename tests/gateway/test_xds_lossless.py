@@ -16,7 +16,7 @@ from tests.support.envoy import Envoy
 from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 from tests.xds import made
-from tests.xds.served import following, serving
+from tests.xds.served import following, serving, synced
 
 pytestmark = pytest.mark.gateway
 
@@ -36,23 +36,13 @@ def gateway(port: int, to: str, origin: Origin, *, timeout_ms: int = 1000) -> li
     ]
 
 
-async def live(plane: ControlPlane) -> None:
-    """Every client has accepted all of what is served now."""
-    await until("every client synced", lambda: all(s.revision == plane.revision for s in plane.sessions))
-
-
-async def started(plane: ControlPlane) -> None:
-    await until("a client", lambda: plane.sessions)
-    await live(plane)
-
-
 async def test_a_changed_cluster_is_accepted_at_once(two: tuple[Origin, Origin], run_folder: Path) -> None:
     """Without its endpoints sent again Envoy waits 15 s for them."""
     plane, port = ControlPlane(), free_port()
     many = [one for n in range(300) for one in (made.cluster(f"x{n}"), made.endpoints(f"x{n}", two[1].port))]
     await plane.set_snapshot(Snapshot.of([*gateway(port, "c", two[0]), *many]))
     async with serving(plane) as xds, following(xds, run_folder, node="warm") as envoy:
-        await started(plane)
+        await synced(plane)
         await envoy.ready()
         await plane.set_snapshot(Snapshot.of([*gateway(port, "c", two[0], timeout_ms=1234), *many]), revision="2")
         await until("synced", lambda: all(s.revision == "2" for s in plane.sessions), within_s=1.0)
@@ -93,14 +83,14 @@ async def test_a_websocket_stays_open_through_edits(two: tuple[Origin, Origin], 
 
     await plane.set_snapshot(with_upgrades("c", two[0], 1))
     async with serving(plane) as xds, following(xds, run_folder, node="sockets") as envoy:
-        await started(plane)
+        await synced(plane)
         await envoy.ready()
         async with websockets.connect(f"ws://127.0.0.1:{port}/ws") as socket:
             await socket.send("before")
             assert await socket.recv() == "before"
             for number in range(50):
                 await plane.set_snapshot(with_upgrades(f"c{number}", two[number % 2], 1 + number), revision=str(number))
-                await live(plane)
+                await synced(plane)
             await socket.send("after")
             assert await socket.recv() == "after"
         stats = await envoy.stats("listener_manager.(total_listeners_draining|listener_modified)")

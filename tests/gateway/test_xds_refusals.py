@@ -18,7 +18,7 @@ from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 from tests.xds import made
 from tests.xds.rows import ADS, Variant, row
-from tests.xds.served import following, serving
+from tests.xds.served import following, serving, synced
 
 pytestmark = pytest.mark.gateway
 SECTION = "Through a real Envoy"
@@ -28,14 +28,6 @@ DELTA_ADS = (Variant.DELTA_ADS,)
 
 async def status(port: int, path: str) -> int:
     return (await request(Address(port=port), "GET", path, host="gateway.test", timeout_s=5)).status
-
-
-async def live(plane: ControlPlane, within_s: float = 15.0) -> None:
-    await until("every client synced", lambda: _all_at(plane), within_s=within_s)
-
-
-def _all_at(plane: ControlPlane) -> bool:
-    return bool(plane.sessions) and all(session.revision == plane.revision for session in plane.sessions)
 
 
 @row(SECTION, "N8", "One bad cluster of 500 is found in a few responses; the rest is live within a second", ADS)
@@ -49,7 +41,7 @@ async def test_one_bad_cluster_of_500(variant: Variant, origins: Callable[..., O
     ]
     await plane.set_snapshot(Snapshot.of(base))
     async with serving(plane) as xds, following(xds, run_folder, protocol=PROTOCOL[variant]) as envoy:
-        await live(plane)
+        await synced(plane)
         await envoy.ready()
         many = [made.cluster(f"x{n:03}", eds=False, port=origin.port) for n in range(499)]
         bad = made.bad_cluster("bad", origin=Place(file="orders.yaml", line=14, column=3))
@@ -89,10 +81,10 @@ async def test_a_bad_route_answers_503_and_the_others_work(
 
     await plane.set_snapshot(table())
     async with serving(plane) as xds, following(xds, run_folder, node="routes") as envoy:
-        await live(plane)
+        await synced(plane)
         await envoy.ready()
         await plane.set_snapshot(table(new="/admin", changed="/r07"), revision="2")
-        await live(plane)
+        await synced(plane)
         assert await status(port, "/admin") == 503, "not handed to the route for everything"
         assert await status(port, "/r07") == 200, "its last accepted form"
         assert await status(port, "/r08") == 200
@@ -102,7 +94,7 @@ async def test_a_bad_route_answers_503_and_the_others_work(
         assert not waited.is_live
         assert any("routes.yaml:41:5" in reason for reason in waited.reasons)
         await plane.set_snapshot(table(), revision="3")
-        await live(plane)
+        await synced(plane)
         assert plane.status().kept_back == ()
         assert (await wait_until_live(plane, 5.0)).is_live
 
@@ -120,7 +112,7 @@ async def test_a_rejection_does_not_become_a_loop(
             resources = [made.cluster("c", eds=False, port=origin.port), made.bad_cluster("bad")]
             extra = made.cluster(f"extra{number}", eds=False, port=origin.port)
             await plane.set_snapshot(Snapshot.of([*resources, extra]), revision=str(number))
-            await live(plane)
+            await synced(plane)
         again = (await envoy.stats("cds.update_rejected"))["cluster_manager.cds.update_rejected"]
         assert again == rejected <= 3
 
@@ -145,7 +137,7 @@ async def test_a_restart_sends_nothing_again(
     keeper = Keeper(first, tmp_path)
     async with following(xds_port, run_folder, protocol=PROTOCOL[variant], node=f"again-{PROTOCOL[variant]}") as envoy:
         async with serving(first, port=xds_port):
-            await live(first)
+            await synced(first)
             await envoy.ready()
             await keeper.keep()
             assert await status(port, "/bad") == 503
@@ -156,7 +148,7 @@ async def test_a_restart_sends_nothing_again(
         assert second.status().kept_back[0].origins == ("a.yaml:1:1",)
         async with serving(second, port=xds_port):
             await until("the client is back", lambda: second.sessions, within_s=30)
-            await live(second)
+            await synced(second)
             assert await envoy.stats("(config_reload|update_rejected|listener_modified|cluster_modified)$") == before
             (session,) = second.sessions
             sent = {channel.type_url: channel.responses for channel in session.stream.channels.values()}

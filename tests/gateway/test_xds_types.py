@@ -16,13 +16,12 @@ from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
 from tests.serving.certificates import Authority
 from tests.support.client import Address, Response, request
-from tests.support.load import Load
 from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 from tests.xds import made, made_types
 from tests.xds.made_types import Source
 from tests.xds.rows import ADS, ALL, Variant, row
-from tests.xds.served import Following, following, serving
+from tests.xds.served import Following, following, serve_under_load, serving
 
 pytestmark = pytest.mark.gateway
 SECTION = "Through a real Envoy"
@@ -209,11 +208,5 @@ async def test_exchanged_extension(variant: Variant, two: tuple[Origin, Origin],
     await plane.set_snapshot(through("x"))
     async with serving(plane, port=xds), following(xds, run_folder, how=how(variant)) as envoy:
         await envoy.ready()
-        async with Load(Address(port=port), ["/"], connections=3) as load:
-            await load.more(20)
-            for number in range(20):
-                await plane.set_snapshot(through(f"x{number}"), revision=str(number))
-                await until("all of it", lambda: all(one.revision == plane.revision for one in plane.sessions))
-            await load.more(20)
-        assert load.failures == {}, load.first_failures[:5]
+        await serve_under_load(plane, Address(port=port), (through(f"x{number}") for number in range(20)))
         assert (await request(Address(port=port), "GET", "/")).header("x-extension") == "x19"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
 from serving.address import TcpAddress
 from serving.server import Server
+from tests.support.client import Address
 from tests.support.envoy import Envoy
+from tests.support.load import Load
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -104,3 +108,23 @@ async def following(
         yield envoy
     finally:
         envoy.stop()
+
+
+async def synced(plane: ControlPlane, *, within_s: float = 15.0) -> None:
+    """Returns when there is a client, and every one has accepted all of what is served now."""
+
+    def are_synced() -> bool:
+        return bool(plane.sessions) and all(session.revision == plane.revision for session in plane.sessions)
+
+    await until("every client synced", are_synced, within_s=within_s)
+
+
+async def serve_under_load(plane: ControlPlane, address: Address, snapshots: Iterable[Snapshot]) -> None:
+    """Serves one after the other, each when the last is everywhere, and no request meanwhile may fail."""
+    async with Load(address, ["/"], connections=3) as load:
+        await load.more(20)
+        for number, snapshot in enumerate(snapshots):
+            await plane.set_snapshot(snapshot, revision=str(number))
+            await synced(plane)
+        await load.more(20)
+    assert load.failures == {}, load.first_failures[:5]

@@ -27,7 +27,7 @@ from tests.support.waiting import until
 from tests.xds import made
 from tests.xds.playbook import plain, state
 from tests.xds.rows import ADS, ALL, TYPES, Variant, row
-from tests.xds.served import serving
+from tests.xds.served import serving, synced
 from tests.xds.wire_client import connected, names
 
 SECTION = "Over gRPC"
@@ -157,7 +157,7 @@ async def test_policies_before_routes(variant: Variant) -> None:
         await envoy.hear()
         await service.ask("ECDS", "causeway.extauthz")
         await service.hear()
-        await until("both settled", lambda: all(s.revision == plane.revision for s in plane.sessions))
+        await synced(plane)
         await plane.set_snapshot(snapshot(2))
         document = await service.hear(ack=False)
         assert await envoy.is_quiet(), "routes wait"
@@ -179,7 +179,7 @@ async def test_policies_are_not_waited_for_for_ever(variant: Variant) -> None:
         await envoy.hear()
         await service.ask("ECDS", "p")
         await service.hear()
-        await until("both settled", lambda: all(s.revision == plane.revision for s in plane.sessions))
+        await synced(plane)
         await plane.set_snapshot(Snapshot.of([made.policy("p", "2"), plain("RDS", "rc", 2)]))
         await service.hear(ack=False)
         assert names(await envoy.hear()) == ["rc"]
