@@ -46,12 +46,12 @@ def tried(channel: Channel, target: Resource) -> tuple[Form, Verdicts]:
         if pinned.version == target.version:
             form = _in_its_place(pinned) if channel.type_url == VIRTUAL_HOST else accepted
             return form, (pinned,)  # said again: whoever keeps verdicts may have forgotten it
-        del channel.pinned[name]
+        channel.acquit(name)
     trial = channel.part_trials.get(name)
     if trial is None:
         return target, ()
     if trial.target.version != target.version:
-        del channel.part_trials[name]
+        channel.acquit(name)
         return target, ()
     while True:
         form = trial.form()

@@ -106,6 +106,12 @@ class Channel:
         for book in (self.sent, self.acked, self.pinned, self.part_trials, self.doubtful, self.told):
             book.pop(name, None)
 
+    def acquit(self, name: str) -> None:
+        """What was refused under the name is wanted no more: nothing is kept back, and the refusal is history."""
+        notes = self.pinned.pop(name, None), self.part_trials.pop(name, None)
+        if any(notes) and not self.pinned and not self.suspects and not self.offers:
+            self.nack = None
+
     def forget_uncovered(self) -> None:
         for name in [name for name in (*self.sent, *self.dirty) if not self.subscription.covers(name)]:
             self.forget(name)

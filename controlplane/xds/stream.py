@@ -340,6 +340,8 @@ class Stream:
     def _wanted(self, channel: Channel, name: str) -> Form | None:
         """What the client should have under the name now; None when it must stay as it is for the moment."""
         target = self._find(channel, name)
+        if target is None:
+            channel.acquit(name)
         if target is None or not channel.subscription.covers(name) or not self._may_see(channel, target):
             held = channel.sent.get(name)
             if held is None or held is ABSENT:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
 from controlplane.origin import Origin
 from controlplane.snapshot.resource import Nested, Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
@@ -13,7 +15,7 @@ from controlplane.xds.protocol import Response, Verdict
 from controlplane.xds.quarantine import Quarantine
 from tests.xds import made
 from tests.xds.playbook import Play, known, plain, state
-from tests.xds.rows import ADS, ALL, Variant, row
+from tests.xds.rows import ADS, ALL, TYPES, Variant, row
 
 SECTION = "Rejections"
 Refuses = Callable[[Resource], bool]
@@ -219,6 +221,43 @@ def test_refused_removal(variant: Variant, kind: str) -> None:
     assert play.hears() == []
     play.serve(CDS={"A": 2})
     assert "A@2" in " ".join(play.talk())
+
+
+@pytest.mark.parametrize("variant", list(ADS), ids=str)
+@pytest.mark.parametrize("before", [1, None], ids=["back as it was", "gone"])
+def test_a_refusal_is_history_when_what_was_refused_is(variant: Variant, before: int | None) -> None:
+    play = Play(variant, "CDS")
+    good = {"A": 1} if before is None else {"A": 1, "B": before}
+    play.serve(CDS=good)
+    play.ask("*")
+    play.talk()
+    play.serve(CDS={"A": 1, "B": 99})
+    converse(play, is_99("CDS"))
+    channel = play.stream.channels[TYPES["CDS"]]
+    assert channel.pinned
+    assert channel.nack is not None
+    play.serve(CDS=good)
+    assert play.hears() == []
+    assert not channel.pinned
+    assert channel.nack is None
+    play.serve(CDS={"A": 1, "B": 99})
+    converse(play, is_99("CDS"))
+    assert set(channel.pinned) == {"B"}
+
+
+@pytest.mark.parametrize("variant", list(ADS), ids=str)
+def test_a_route_put_back_as_it_was_ends_the_refusal_too(variant: Variant) -> None:
+    play = Play(variant, "CDS")
+    play.serve(state(RDS=[bad_routes(8, set())]))
+    play.ask("rc", kind="RDS")
+    play.talk()
+    play.serve(state(RDS=[bad_routes(8, {3})]))
+    converse(play, has_bad_route)
+    play.serve(state(RDS=[bad_routes(8, set())]))
+    play.talk()
+    channel = play.stream.channels[TYPES["RDS"]]
+    assert not channel.part_trials
+    assert channel.nack is None
 
 
 def verdict_on(resource: Resource, *, replacement: bytes = b"") -> Verdict:
