@@ -106,7 +106,7 @@ def _show(found: Json, *, details: bool) -> None:
             escape(str(row.get("cluster") or "")),
             escape(f"{row.get('agent')} {row.get('version') or ''}"),
             _coloured(str(row.get("verdict"))),
-            _age(row.get("since_s") if row.get("verdict") in _WELL else row.get("lag_s")),
+            _age(lasts(row)),
             str(row.get("revision") or "none"),
             str(row.get("nacks")),
             *([_types(row)] if not details else ()),
@@ -126,7 +126,11 @@ def _show(found: Json, *, details: bool) -> None:
         console.print(line, style="red", markup=False, soft_wrap=True)
 
 
-_WELL = ("synced", "canary")
+def lasts(client: Json) -> object:
+    """How many seconds a client has been in its state: frozen, without what is served, or with it."""
+    return client.get("frozen_s") or client.get("lag_s") or client.get("since_s")
+
+
 _TYPES = {
     "Cluster": "CDS",
     "ClusterLoadAssignment": "EDS",
