@@ -7,7 +7,7 @@ A channel keeps the books; `stream` decides what is offered. What the client hol
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controlplane.snapshot.resource import Resource
 from controlplane.xds.protocol import LEGACY_WILDCARD, Verdict
@@ -16,6 +16,7 @@ from controlplane.xds.trial import PartTrial, Suspects
 
 REJECTIONS_REMEMBERED = 256
 SUPERSEDED_REMEMBERED = 16
+UNANSWERED_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ Content = frozenset[tuple[str, str]]
 class Offer:
     """A response that is not answered yet."""
 
-    changes: Mapping[str, Form]
+    changes: dict[str, Form]
     content: Content
     sent_at: float
     is_trial: bool
@@ -125,16 +126,27 @@ class Channel:
             self.sent[name] = form
             self.owed.discard(name)
             self.dirty.discard(name)
+        if len(self.offers) > UNANSWERED_REMEMBERED:
+            self._join_oldest()
+
+    def _join_oldest(self) -> None:
+        """Too many are unanswered: the two oldest become one. A client reads in order: the later answer is for both."""
+        oldest, (nonce, second) = self.offers.pop(next(iter(self.offers))), next(iter(self.offers.items()))
+        self._doubt({name: oldest.changes[name] for name in second.changes if name in oldest.changes})
+        oldest.changes.update(second.changes)
+        self.offers[nonce] = replace(second, changes=oldest.changes)  # stays the first
 
     def withdraw(self) -> None:
         """Unanswered offers are superseded: what they held counts as never sent, and is part of the next one."""
         self.withdrawn[self.last_version] = dict(self.sent)
+        if len(self.withdrawn) > SUPERSEDED_REMEMBERED:
+            del self.withdrawn[next(iter(self.withdrawn))]
         for nonce in tuple(self.offers):
             offer = self.offers.pop(nonce)
             self.superseded[nonce] = offer.content
             if len(self.superseded) > SUPERSEDED_REMEMBERED:
                 del self.superseded[next(iter(self.superseded))]
-            self._doubt(offer)
+            self._doubt(offer.changes)
             self._roll_back(offer)
 
     def holds_version(self, version: str) -> None:
@@ -148,6 +160,11 @@ class Channel:
         self.withdrawn.clear()
 
     def accepted(self, nonce: str, now: float) -> None:
+        for earlier, unanswered in self.offers.items():
+            if earlier == nonce:
+                break
+            for name in unanswered.changes.keys() & self.offers[nonce].changes.keys():
+                del unanswered.changes[name]  # a late answer to it says nothing about the name any more
         offer = self.offers.pop(nonce)
         self.withdrawn.clear()
         self.superseded.clear()
@@ -175,7 +192,10 @@ class Channel:
 
     def refuse(self, offer: Offer, text: str) -> None:
         if len(offer.changes) > 1:
-            self._doubt(offer)
+            self._doubt(offer.changes)
+        else:
+            for name in offer.changes:
+                self.doubtful.pop(name, None)
         self._roll_back(offer)
         self._note_refused(offer.content, text)
         if offer.is_trial:
@@ -200,17 +220,27 @@ class Channel:
         for forms in self.doubtful.values():
             yield from forms
 
+    def may_lack(self, name: str) -> bool:
+        """A removal was sent that was neither accepted nor surely dropped: the client may not have it any more."""
+        return any(offer.changes.get(name) is ABSENT for offer in self.offers.values()) or self.may_have_dropped(name)
+
+    def may_have_dropped(self, name: str) -> bool:
+        """Of removals that no answer is expected for any more: what is wanted again has to be sent again."""
+        return any(form is ABSENT for form in self.doubtful.get(name, ()))
+
     def accepted_form(self, name: str) -> Form:
         """What the client accepted last of the resource; a virtual host may have been asked for by other names."""
         if name in self.acked:
             return self.acked[name]
         return next((form for form in self.acked.values() if isinstance(form, Resource) and form.name == name), ABSENT)
 
-    def _doubt(self, offer: Offer) -> None:
-        for name, form in offer.changes.items():
+    def _doubt(self, changes: Mapping[str, Form]) -> None:
+        for name, form in changes.items():
             forms = self.doubtful.setdefault(name, [])
             if not any(form is known for known in forms):
                 forms.append(form)
+            if len(forms) > SUPERSEDED_REMEMBERED:  # who never answers has read the newer ones after it
+                del forms[0]
 
     def _roll_back(self, offer: Offer) -> None:
         for name, form in offer.changes.items():

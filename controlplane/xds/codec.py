@@ -19,6 +19,8 @@ from controlplane.xds.protocol import DeltaRequest, Node, ProtocolError, Respons
 
 _NOT_FOUND = 5  # google.rpc.Code
 _CACHE_BYTES = 64 << 20
+_ENTRY_BYTES = 1 << 10
+"""What an entry costs beside its bytes: small ones must not add up unseen."""
 NAMES_PER_REQUEST = 50_000
 NAME_CHARACTERS = 4_096
 ERROR_CHARACTERS = 8_192
@@ -96,9 +98,9 @@ class Encoder:
         self.misses += 1
         encoded = b"".join(self._fields(response))
         self._cache[key] = encoded
-        self._cached_bytes += len(encoded)
+        self._cached_bytes += len(encoded) + _ENTRY_BYTES
         while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
-            self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+            self._cached_bytes -= len(self._cache.popitem(last=False)[1]) + _ENTRY_BYTES
         return encoded
 
     def _fields(self, response: Response) -> Iterable[bytes]:

@@ -41,12 +41,15 @@ class Needs:
         self._used = None
 
     def is_ready(self, form: Resource) -> bool:
-        """Every cluster the form names is accepted by this client, as far as it asks for clusters on this stream."""
+        """Every cluster the form names is accepted by this client, and no removal of it is on its way.
+
+        As far as it asks for clusters on this stream.
+        """
         clusters = self._channels.get(types.CLUSTER)
         if clusters is None or form.type_url == types.CLUSTER:
             return True
         return not any(
-            clusters.acked.get(reference.name, ABSENT) is ABSENT
+            clusters.acked.get(reference.name, ABSENT) is ABSENT or clusters.may_lack(reference.name)
             for reference in references(form)
             if reference.type_url == types.CLUSTER and clusters.subscription.covers(reference.name)
         )

@@ -331,7 +331,7 @@ class Stream:
                     changes[name] = sent
             elif name in channel.owed:
                 changes[name] = wanted
-            elif wanted.version == (sent.version if sent is not None else ""):
+            elif wanted.version == (sent.version if sent is not None else "") and not channel.may_have_dropped(name):
                 channel.settle(name)
             else:
                 changes[name] = wanted

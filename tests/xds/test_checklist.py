@@ -10,7 +10,7 @@ from controlplane.snapshot.history import History
 from controlplane.snapshot.resource import Resource
 from controlplane.xds.codec import Encoder
 from controlplane.xds.methods import METHODS
-from controlplane.xds.protocol import Node
+from controlplane.xds.protocol import Node, Response
 from controlplane.xds.protocol import Variant as Protocol
 from tests.xds import made
 from tests.xds.playbook import NODE, Play, known, line, plain, state
@@ -43,6 +43,20 @@ def whole_gateway(variant: Variant, to: str = "a") -> Play:
     play.ask("rc", kind="RDS")
     play.talk()
     return play
+
+
+def removing(variant: Variant) -> tuple[Play, Response]:
+    """An Envoy whose routes have moved from a to b; it has not answered yet that a goes."""
+    play = whole_gateway(variant, "a")
+    play.serve(state(**swapped("b")))
+    (added,) = play.hear()
+    play.only("a", "b", before=("a",), kind="EDS")
+    play.ack(play.hear()[0])
+    play.ack(added)
+    play.ack(play.hear()[0])
+    (removed,) = play.hear()
+    assert line(removed) == ("CDS b@1000" if variant in SOTW else "CDS -a")
+    return play, removed
 
 
 # Transport
@@ -230,6 +244,43 @@ def test_no_change_no_response(variant: Variant, kind: str) -> None:
     for _ in range(5):
         play.serve(state(**{kind: {"A": 1}}))
         assert play.hears() == []
+
+
+@row("ACK and NACK", "A8", "Answers that come out of order leave the newest as what the client has", DELTA, EVERY)
+def test_answers_out_of_order(variant: Variant, kind: str) -> None:
+    play = Play(variant, kind)
+    play.serve(**{kind: {"A": 1}})
+    play.ask("A")
+    play.talk()
+    play.serve(**{kind: {"A": 2}})
+    (first,) = play.hear()
+    play.serve(**{kind: {"A": 3}})
+    play.now += 2
+    (second,) = play.hear()
+    play.ack(second)
+    play.ack(first)
+    assert play.stream.channels[TYPES[kind]].acked["A"].version == second.resources[0].version
+
+
+@row("ACK and NACK", "A9", "A client that reads and never answers gets the newest, at a bounded cost", ALL, EVERY)
+def test_never_answers(variant: Variant, kind: str) -> None:
+    play = Play(variant, kind)
+    play.serve(**{kind: {"A": 1}})
+    play.ask("A")
+    play.hear()
+    for number in range(2, 200):
+        play.serve(**{kind: {"A": number}})
+        play.now += 2
+        assert play.hears() == [f"{kind} A@{number}"]
+    channel = play.stream.channels[TYPES[kind]]
+    assert len(channel.offers) <= 64
+    assert len(channel.withdrawn) <= 16
+    held = list(channel.held())
+    assert len(held) <= 100
+    assert plain(kind, "A", 199) in held
+    assert plain(kind, "A", 185 if variant in SOTW else 130) in held, "it may be using one of those it read lately"
+    play.ack(play.heard[-1])
+    assert channel.acked["A"].version == play.heard[-1].resources[0].version
 
 
 # Subscriptions
@@ -454,6 +505,74 @@ def test_taken_back_before_its_routes_were_asked_for(variant: Variant) -> None:
     play.serve(state(**{**swapped("a"), "LDS": []}))
     play.talk()
     assert play.stream.is_settled
+
+
+@row("Order", "O6", "Routes wait for a cluster that comes back while its removal is on its way", ADS)
+def test_back_while_its_removal_is_on_its_way(variant: Variant) -> None:
+    """Envoy takes the removal in, then routes to a cluster that it does not have: 503 until the cluster is there."""
+    play, removed = removing(variant)
+    play.serve(state(**swapped("a")))
+    assert play.hears() == []
+    play.ack(removed)
+    added = next(one for one in play.hear() if one.type_url == types.CLUSTER)
+    assert "a@1000" in line(added)
+    assert play.hears() == [], "routes wait until the cluster is accepted anew"
+    play.ack(added)
+    assert f"RDS rc@{ord('a')}" in play.hears()
+
+
+@row("Order", "O6b", "So they do while the client does not say what it made of the removal", ADS)
+def test_back_while_its_removal_is_unanswered(variant: Variant) -> None:
+    """The cluster is sent anew, and counts from then on only."""
+    play, _ = removing(variant)
+    play.serve(state(**swapped("a")))
+    play.now += 2
+    added = next(one for one in play.hear() if one.type_url == types.CLUSTER)
+    assert "a@1000" in line(added)
+    assert play.hears() == [], "routes wait until the cluster is accepted anew"
+    play.ack(added)
+    assert f"RDS rc@{ord('a')}" in play.hears()
+
+
+def removing_with_more(variant: Variant) -> tuple[Play, Response]:
+    """As `removing`; what takes a away also brings z."""
+    play = whole_gateway(variant, "a")
+    play.serve(state(**swapped("b")))
+    play.only("a", "b", before=("a",), kind="EDS")
+    for response in play.hear():
+        play.ack(response)
+    (switched,) = play.hear()
+    more = swapped("b", "z")
+    play.serve(state(**{**swapped("b"), "CDS": more["CDS"], "EDS": more["EDS"]}))
+    play.ack(switched)
+    removed = next(one for one in play.hear() if one.type_url == types.CLUSTER)
+    assert "z@1000" in line(removed)
+    return play, removed
+
+
+@row("Order", "O6c", "A removal refused together with something else may have happened: what comes back is sent", ADS)
+def test_back_after_its_removal_was_refused(variant: Variant) -> None:
+    play, removed = removing_with_more(variant)
+    play.serve(state(**swapped("a")))
+    play.nack(removed, "no")
+    back = next(one for one in play.hear() if one.type_url == types.CLUSTER)
+    assert "a@1000" in line(back)
+    assert not any("RDS" in heard for heard in play.hears())
+    play.ack(back)
+    assert any(f"RDS rc@{ord('a')}" in heard for heard in play.talk())
+
+
+@row("Order", "O6d", "A client that then refuses everything is not asked for ever", ADS)
+def test_everything_refused_after_a_removal(variant: Variant) -> None:
+    play, removed = removing_with_more(variant)
+    play.serve(state(**swapped("a")))
+    play.nack(removed, "no")
+    said = 0
+    while heard := play.hear():
+        for response in heard:
+            play.nack(response, "no")
+            said += 1
+        assert said < 50
 
 
 # Incremental
