@@ -10,11 +10,11 @@ from controlplane.cli.status import lasts
 @pytest.mark.parametrize(
     ("client", "seconds"),
     [
-        pytest.param({"verdict": "synced", "lag_s": 0.0, "since_s": 9.0}, 9.0, id="synced: since it has what is served"),
+        pytest.param({"verdict": "synced", "lag_s": 0.0, "since_s": 9.0}, 9.0, id="synced: since it has all of it"),
         pytest.param({"verdict": "rejected", "lag_s": 0.0, "since_s": 9.0}, 9.0, id="rejected: since it has the rest"),
         pytest.param({"verdict": "silent", "lag_s": 5.0, "since_s": 9.0}, 5.0, id="silent: since it should have more"),
         pytest.param(
-            {"verdict": "frozen", "lag_s": 0.0, "since_s": 9.0, "frozen_s": 3.0}, 3.0, id="frozen: since it last answered"
+            {"verdict": "frozen", "lag_s": 0.0, "since_s": 9.0, "frozen_s": 3.0}, 3.0, id="frozen: of that alone"
         ),
         pytest.param({"verdict": "pending", "lag_s": 0.0, "since_s": None}, None, id="just connected: not known"),
     ],
