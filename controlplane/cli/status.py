@@ -81,7 +81,7 @@ def _show(found: Json, *, details: bool) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     resources = ", ".join(f"{count} {kind}" for kind, count in _mapping(found.get("resources")).items())
     reload = _mapping(found.get("reload"))
-    console.print(f"[bold]{found.get('routes', 0)} routes[/bold] of {found.get('folder')}, from {found.get('source')}")
+    console.print(heading(found), style="bold", markup=False)
     console.print(f"revision {found.get('revision') or 'none'}, served for {_age(found.get('served_s'))}: {resources}")
     if reload:
         console.print(f"last read {reload.get('at')} in {reload.get('took_ms')} ms: {reload.get('outcome')}")
@@ -124,6 +124,16 @@ def _show(found: Json, *, details: bool) -> None:
         console.print()
     for line in wrong:
         console.print(line, style="red", markup=False, soft_wrap=True)
+
+
+def heading(found: Json) -> str:
+    """What is served. The last known good says nothing of routes as they were written."""
+    folder = found.get("folder")
+    if not found.get("revision"):
+        return f"nothing of {folder} is served yet"
+    if found.get("source") != "manifests":
+        return f"{found.get('source')} of {folder}"
+    return f"{found.get('routes', 0)} routes of {folder}, from manifests"
 
 
 def lasts(client: Json) -> object:

@@ -1,10 +1,10 @@
-"""How long a client has been in the state that `causeway status` shows."""
+"""The words of `causeway status`: what is served, and how long a client has been in its state."""
 
 from __future__ import annotations
 
 import pytest
 
-from controlplane.cli.status import lasts
+from controlplane.cli.status import heading, lasts
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,19 @@ from controlplane.cli.status import lasts
 )
 def test_how_long_a_state_lasts(client: dict[str, object], seconds: float | None) -> None:
     assert lasts(client) == seconds
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        pytest.param(
+            {"revision": "r", "source": "manifests", "routes": 3}, "3 routes of f, from manifests", id="manifests"
+        ),
+        pytest.param(
+            {"revision": "r", "source": "last known good", "routes": 0}, "last known good of f", id="after a loss"
+        ),
+        pytest.param({"revision": "", "source": "manifests"}, "nothing of f is served yet", id="nothing yet"),
+    ],
+)
+def test_what_is_served(found: dict[str, object], words: str) -> None:
+    assert heading({"folder": "f", **found}) == words
