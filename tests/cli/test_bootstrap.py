@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from controlplane.cli import bootstrap
 from controlplane.cli.bootstrap import ENVOY_ARGUMENTS, OLDEST_ENVOY
 from controlplane.cli.up.envoy import find_envoy
+from controlplane.xds import cohort
 from controlplane.xds.controlplane import ControlPlane
 from serving.address import TcpAddress
 from serving.server import Server
@@ -54,7 +55,7 @@ async def seen_by_control_plane(port: int, tls: TlsFiles) -> frozenset[str]:
     server = Server(plane.services(), tls=tls)
     await server.start([TcpAddress("127.0.0.1", port)])
     try:
-        await until("Envoy connected", plane.connected, within_s=30)
+        await until("Envoy connected", lambda: cohort.connected(plane), within_s=30)
         (session,) = plane.sessions
         return session.identity
     finally:
