@@ -117,6 +117,8 @@ def choose(size: str, ids: Iterable[str], measured: AbstractSet[str] = frozenset
         raise ValueError(f'"{size}": expected a number of Envoys or a share such as 10%') from None
     if wanted <= 0:
         raise ValueError(f'"{size}": a canary needs at least one Envoy')
+    if wanted > 100 and text.endswith("%"):
+        raise ValueError(f'"{size}": a canary has at most 100% of the Envoys')
     return frozenset(known[:count])
 
 

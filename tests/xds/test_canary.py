@@ -45,7 +45,7 @@ def test_the_cohort_has_the_size(size: str, count: int) -> None:
     assert cohort == choose(size, reversed(ids)), "always the same ones"
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "0%", "some", "10 %x", ""])
+@pytest.mark.parametrize("size", ["0", "-1", "0%", "101%", "some", "10 %x", ""])
 def test_a_size_that_is_none_is_refused(size: str) -> None:
     with pytest.raises(ValueError, match=r"canary|expected"):
         choose(size, ["a"])
