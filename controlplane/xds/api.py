@@ -84,8 +84,11 @@ def register(
             return web.json_response({"outcome": "refused", "problems": [str(problem)]}, status=400)
 
     async def wait(request: web.Request) -> web.Response:
-        timeout_s = min(LONGEST_WAIT_S, max(0.0, float(request.query.get("timeout_s", "30"))))
-        waited = await wait_until_live(plane, timeout_s)
+        asked = request.query.get("timeout_s", "30")
+        timeout_s = _number(asked)
+        if timeout_s is None or not timeout_s >= 0:
+            return web.json_response({"problems": [f"timeout_s: expected seconds, found {asked!r}"]}, status=400)
+        waited = await wait_until_live(plane, min(LONGEST_WAIT_S, timeout_s))
         if waited.is_live and (problem := await keep()):
             waited = replace(waited, is_live=False, reasons=(f"a restart would not serve it: {problem}",))
         document = asdict(waited, dict_factory=_plain)
@@ -114,6 +117,13 @@ def register(
     admin.post("/canary/abort", abort)
     admin.post("/held/confirm", confirm)
     admin.post("/held/discard", discard)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _wish(body: Json) -> Wish:
