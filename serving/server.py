@@ -70,7 +70,7 @@ class Limits:
     keepalive_timeout_s: float = 10
 
 
-class InsecureAddressError(ValueError):
+class InsecureAddressError(OSError):
     """Plain text was asked for on an address that other machines can reach."""
 
 
@@ -79,7 +79,7 @@ def check_plain(address: Address, *, allow_insecure: bool) -> None:
     if not address.is_loopback and not allow_insecure:
         raise InsecureAddressError(
             f"{address}: plain text is served on loopback and Unix sockets only; "
-            "give a certificate and key, or allow it explicitly (allow-insecure)"
+            "give a certificate and key, or allow it (--allow-insecure yes)"
         )
 
 
