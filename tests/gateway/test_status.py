@@ -142,3 +142,10 @@ async def test_where_no_control_plane_answers_it_is_said(tmp_path) -> None:
     shown = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=30)
     assert shown.returncode == 4
     assert "none.sock" in shown.stderr
+
+
+@pytest.mark.parametrize("asked", ["soon", "-1", "nan"])
+async def test_a_wait_of_no_number_of_seconds_is_refused_by_name(gateway: Gateway, asked: str) -> None:
+    await gateway.apply({"routes": [{"path": "/x", "respond": {"status": 204}, "auth": "public"}]})
+    answer = await gateway.tell("GET", f"/wait?timeout_s={asked}")
+    assert answer == {"problems": [f"timeout_s: expected seconds, found '{asked}'"]}

@@ -140,13 +140,6 @@ async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
     assert "a restart would not serve it" in unkept.stderr
 
 
-@pytest.mark.parametrize("asked", ["soon", "-1", "nan"])
-async def test_a_wait_of_no_number_of_seconds_is_refused_by_name(gateway: Gateway, asked: str) -> None:
-    await gateway.apply({"routes": [{"path": "/x", "respond": {"status": 204}, "auth": "public"}]})
-    answer = await gateway.tell("GET", f"/wait?timeout_s={asked}")
-    assert answer == {"problems": [f"timeout_s: expected seconds, found '{asked}'"]}
-
-
 async def test_no_control_plane() -> None:
     argv = causeway("apply", "--admin", "unix:/nowhere/at/all.sock", "--wait")
     done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False, timeout=60)
