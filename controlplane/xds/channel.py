@@ -194,8 +194,7 @@ class Channel:
         if len(offer.changes) > 1:
             self._doubt(offer.changes)
         else:
-            for name in offer.changes:
-                self.doubtful.pop(name, None)
+            self.believe(offer.changes)
         self._roll_back(offer)
         self._note_refused(offer.content, text)
         if offer.is_trial:
@@ -222,11 +221,17 @@ class Channel:
 
     def may_lack(self, name: str) -> bool:
         """A removal was sent that was neither accepted nor surely dropped: the client may not have it any more."""
-        return any(offer.changes.get(name) is ABSENT for offer in self.offers.values()) or self.may_have_dropped(name)
+        forms = (offer.changes.get(name) for offer in self.offers.values())
+        return any(form is ABSENT for form in (*forms, *self.doubtful.get(name, ())))
 
-    def may_have_dropped(self, name: str) -> bool:
-        """Of removals that no answer is expected for any more: what is wanted again has to be sent again."""
-        return any(form is ABSENT for form in self.doubtful.get(name, ()))
+    def may_differ(self, name: str, version: str) -> bool:
+        """Something else was sent, and no answer is expected any more: what is wanted again has to be sent again."""
+        return any(form.version != version for form in self.doubtful.get(name, ()))
+
+    def believe(self, names: Iterable[str]) -> None:
+        """No more can be found out about these: the client is taken to have what it accepted."""
+        for name in names:
+            self.doubtful.pop(name, None)
 
     def accepted_form(self, name: str) -> Form:
         """What the client accepted last of the resource; a virtual host may have been asked for by other names."""

@@ -293,11 +293,12 @@ class Stream:
                 channel.sent.update(changes)
                 text = channel.refused[offer.content]
                 channel.refuse(offer, text)
+                channel.believe(changes)
                 self._verdicts += blame.refused(channel, offer, text)
                 continue
             if response is None:
                 for name, form in changes.items():
-                    channel.settle(name)
+                    channel.forget(name)
                     channel.sent[name] = channel.acked[name] = form
                 self._needs.outdated()
                 self._gone_unsaid = True
@@ -331,7 +332,7 @@ class Stream:
                     changes[name] = sent
             elif name in channel.owed:
                 changes[name] = wanted
-            elif wanted.version == (sent.version if sent is not None else "") and not channel.may_have_dropped(name):
+            elif wanted.version == (sent or ABSENT).version and not channel.may_differ(name, wanted.version):
                 channel.settle(name)
             else:
                 changes[name] = wanted

@@ -283,6 +283,21 @@ def test_never_answers(variant: Variant, kind: str) -> None:
     assert channel.acked["A"].version == play.heard[-1].resources[0].version
 
 
+@row("ACK and NACK", "A10", "What was changed and changed back before the client answered is sent again", ALL, EVERY)
+def test_changed_and_changed_back(variant: Variant, kind: str) -> None:
+    """It may be using what came between: no answer about that is to be expected any more."""
+    play = Play(variant, kind)
+    play.serve(**{kind: {"A": 1}})
+    play.ask("A")
+    play.talk()
+    play.serve(**{kind: {"A": 2}})
+    assert play.hears() == [f"{kind} A@2"]
+    play.serve(**{kind: {"A": 1}})
+    play.now += 2
+    assert play.talk() == [f"{kind} A@1"]
+    assert variant in DELTA or not play.stream.channels[TYPES[kind]].doubtful
+
+
 # Subscriptions
 
 
