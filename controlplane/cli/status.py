@@ -222,7 +222,7 @@ def _wrong(found: Json) -> Iterator[str]:
         where = ", ".join(map(str, _list(row.get("origins")))) or "generated"
         what = f"{row.get('type')} {row.get('resource')}" + (f", {row.get('part')}" if row.get("part") else "")
         yield f"Kept back from {row.get('kind')}: {where}: {what}"
-        yield f"  {str(row.get('text')).strip()} (served is {row.get('serving')})"
+        yield f"  {str(row.get('text')).strip()} ({row.get('serving')} is served in its place)"
     held = _mapping(found.get("held"))
     if held:
         yield f"Held until `causeway apply --confirm`: it {held.get('reason')}"

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import structlog
+
+from serving.server import Call
 
 _log = structlog.get_logger("controlplane.clients")
 _ROLE = "service "
@@ -76,6 +79,20 @@ def identity(auth_context: Mapping[str, Sequence[bytes]]) -> frozenset[str]:
     alternative = auth_context.get("x509_subject_alternative_name", ())
     found = alternative or auth_context.get("x509_common_name", ())
     return frozenset(name.decode("utf-8", "replace").lower() for name in found)
+
+
+def is_on_this_machine(peer: str) -> bool:
+    """A peer on a Unix socket: who may open it is a matter of its permissions."""
+    return peer.startswith("unix:")
+
+
+async def admit(allowed: AllowList | None, call: Call) -> frozenset[str]:
+    """The names in the caller's certificate. Ends the call with PERMISSION_DENIED when it may not connect."""
+    names = identity(call.auth_context())
+    if allowed is not None and not is_on_this_machine(call.peer()) and not allowed.allows(names):
+        _log.warning("client not on the allow-list", peer=call.peer(), names=sorted(names))
+        await call.abort(grpc.StatusCode.PERMISSION_DENIED, "not on the allow-list of clients")
+    return names
 
 
 def _matches(identity: Iterable[str], allowed: frozenset[str]) -> bool:

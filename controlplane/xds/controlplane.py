@@ -21,7 +21,7 @@ from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds import metrics, report, told
 from controlplane.xds.canary import Trial, choose
 from controlplane.xds.channel import Channel
-from controlplane.xds.clients import AllowList, identity
+from controlplane.xds.clients import AllowList, admit, is_on_this_machine
 from controlplane.xds.codec import Encoder
 from controlplane.xds.fuse import mass_deletion
 from controlplane.xds.gate import ROUTES_WAIT, PolicyGate, policies_changed
@@ -120,7 +120,8 @@ class ControlPlane:
         before = EMPTY if confirmed or self.snapshot is None else self.snapshot
         removes = mass_deletion(before, snapshot, self.policy.deletion_share)
         if removes:
-            reason = f"removes {len(removes)} at once, more than {self.policy.deletion_share:.0%} of what is served"
+            what, share = removes[0].partition(" ")[0], f"{self.policy.deletion_share:.0%}"
+            reason = f"removes {len(removes)} {what}s at once, more than {share} of those served"
             self._waiting = _Waiting(snapshot, revision, reason, removes, self._clock())
             _log.warning("change held until confirmed", revision=revision, reason=reason, removes=removes[:20])
             metrics.HELD.set(1)
@@ -293,13 +294,7 @@ class ControlPlane:
         async def handle(requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
             if len(self.sessions) >= self.policy.max_streams:
                 await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {self.policy.max_streams} streams")
-            names = identity(call.auth_context())
-            is_local = call.peer().startswith("unix:")
-            if self._allow_list is not None and not is_local:
-                self.check_clients()
-                if not self._allow_list.allows(names):
-                    _log.warning("client not on the allow-list", peer=call.peer(), names=sorted(names))
-                    await call.abort(grpc.StatusCode.PERMISSION_DENIED, "not on the allow-list of clients")
+            names, is_local = await self.admit(call), is_on_this_machine(call.peer())
             stream = Stream(
                 method.variant,
                 self._history,
@@ -316,12 +311,17 @@ class ControlPlane:
 
         return handle
 
+    async def admit(self, call: Call) -> frozenset[str]:
+        """The names in the caller's certificate; who may not connect is told so, and the call ends."""
+        self.check_clients()
+        return await admit(self._allow_list, call)
+
     def check_clients(self) -> None:
         """Reads the allow-list again if it changed, and ends the streams of those who are not on it any more."""
         if self._allow_list is None or not self._allow_list.refresh():
             return
         for session in tuple(self.sessions):
-            if not session.peer.startswith("unix:") and not self._allow_list.allows(session.identity):
+            if not is_on_this_machine(session.peer) and not self._allow_list.allows(session.identity):
                 _log.warning("client taken off the allow-list", peer=session.peer, names=sorted(session.identity))
                 session.end()
 

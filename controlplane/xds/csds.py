@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 
+import grpc
 from envoy.admin.v3 import config_dump_shared_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.service.status.v3 import csds_pb2
 from envoy.type.matcher.v3 import string_pb2
+from google.protobuf.message import DecodeError
 
 from controlplane.snapshot.resource import Resource
 from controlplane.xds.channel import ABSENT, Channel
@@ -25,12 +27,14 @@ _State = config_dump_shared_pb2.ClientResourceStatus
 def service(plane: ControlPlane) -> Service:
     """The gRPC service, to be put beside the xDS ones."""
 
-    async def fetch(body: bytes, _: Call) -> bytes:
-        return _answer(plane, body)
+    async def fetch(body: bytes, call: Call) -> bytes:
+        await plane.admit(call)
+        return await _answer(plane, body, call)
 
-    async def stream(bodies: AsyncIterator[bytes], _: Call) -> AsyncIterator[bytes]:
+    async def stream(bodies: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        await plane.admit(call)
         async for body in bodies:
-            yield _answer(plane, body)
+            yield await _answer(plane, body, call)
 
     return Service(
         name="envoy.service.status.v3.ClientStatusDiscoveryService",
@@ -39,8 +43,11 @@ def service(plane: ControlPlane) -> Service:
     )
 
 
-def _answer(plane: ControlPlane, body: bytes) -> bytes:
-    wanted = csds_pb2.ClientStatusRequest.FromString(body).node_matchers
+async def _answer(plane: ControlPlane, body: bytes, call: Call) -> bytes:
+    try:
+        wanted = csds_pb2.ClientStatusRequest.FromString(body).node_matchers
+    except DecodeError:
+        await call.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a ClientStatusRequest")
     response = csds_pb2.ClientStatusResponse()
     for session in plane.sessions:
         node = session.stream.node

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from controlplane.snapshot import resource as types
+from controlplane.snapshot.resource import Part
 from controlplane.snapshot.snapshot import Snapshot
 
 FEW = 3
@@ -10,7 +13,10 @@ FEW = 3
 
 
 def mass_deletion(before: Snapshot, after: Snapshot, share: float) -> tuple[str, ...]:
-    """What the change removes, when it is more than the share of the services or of the routes; else nothing."""
+    """What the change removes, when it is more than the share of the services or of the routes; else nothing.
+
+    Routes as somebody wrote them: one that stands in several virtual hosts or listeners is one.
+    """
     for gone, had in (_clusters(before, after), _routes(before, after)):
         if len(gone) > FEW and len(gone) > share * had:
             return tuple(sorted(gone))
@@ -23,9 +29,19 @@ def _clusters(before: Snapshot, after: Snapshot) -> tuple[set[str], int]:
 
 
 def _routes(before: Snapshot, after: Snapshot) -> tuple[set[str], int]:
-    had = _route_keys(before)
-    return {f"route {key}" for key in had - _route_keys(after)}, len(had)
+    had, has = _by_key(before), _by_key(after)
+    gone = had.keys() - has.keys()
+    if len(gone) <= FEW:
+        return set(), len(had)
+    written = {_written(part) for part in had.values()}
+    return written - {_written(had[key]) for key in had.keys() & has.keys()}, len(written)
 
 
-def _route_keys(snapshot: Snapshot) -> frozenset[str]:
-    return frozenset().union(*(resource.parts_by_key for resource in snapshot.of_type(types.ROUTE).values()))
+def _by_key(snapshot: Snapshot) -> Mapping[str, Part]:
+    tables = [resource.parts_by_key for resource in snapshot.of_type(types.ROUTE).values()]
+    return tables[0] if len(tables) == 1 else {key: part for table in tables for key, part in table.items()}
+
+
+def _written(part: Part) -> str:
+    """Where it was written is what a route is known by, wherever else it stands."""
+    return f"route {part.origin}" if part.origin is not None else f"route {part.key}"

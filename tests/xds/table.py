@@ -11,6 +11,7 @@ from tests.xds.rows import ROWS, Variant
 
 MODULES = (
     "test_checklist",
+    "test_order",
     "test_lifetime",
     "test_on_demand",
     "test_behaviours",

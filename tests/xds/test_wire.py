@@ -383,6 +383,35 @@ async def _ask(port: int, files: TlsFiles, agent: str, name: str) -> list[str]:
         return [one.name for one in response.resources]
 
 
+async def test_only_listed_certificates_may_ask_for_the_status_of_others(authority: Authority, tmp_path: Path) -> None:
+    allowed = tmp_path / "clients"
+    allowed.write_text("tool.test\n")
+    plane = ControlPlane(allow_list=AllowList(allowed))
+    server = Server([csds.service(plane)], tls=authority.issue("server", "control.test"))
+    (address,) = await server.start([TcpAddress("127.0.0.1", 0)])
+    assert isinstance(address, TcpAddress)
+    path = "/envoy.service.status.v3.ClientStatusDiscoveryService/"
+    options = [("grpc.ssl_target_name_override", "control.test")]
+
+    async def asked(name: str, body: bytes = b"") -> list[grpc.StatusCode]:
+        files = authority.issue(name, f"{name}.test")
+        target = f"127.0.0.1:{address.port}"
+        async with grpc.aio.secure_channel(target, channel_credentials(files), options=options) as channel:
+            fetch = channel.unary_unary(f"{path}FetchClientStatus")(body)
+            stream = channel.stream_stream(f"{path}StreamClientStatus")(iter([body]))
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await fetch
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while await stream.read() is not grpc.aio.EOF:
+                    pass
+            return [await fetch.code(), await stream.code()]
+
+    assert set(await asked("stranger")) == {grpc.StatusCode.PERMISSION_DENIED}
+    assert set(await asked("tool")) == {grpc.StatusCode.OK}
+    assert set(await asked("tool", b"\xff")) == {grpc.StatusCode.INVALID_ARGUMENT}
+    await server.drain(grace_s=0)
+
+
 async def test_only_listed_certificates_may_connect(authority: Authority, tmp_path: Path) -> None:
     allowed = tmp_path / "clients"
     allowed.write_text("# envoys\n*.envoy.test\nservice authz.test\n")
