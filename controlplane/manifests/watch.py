@@ -73,26 +73,30 @@ async def watch(
         while True:
             await told.moved(within_s=poll_s)
             now, early_told = await seen_now(), seen
+            changed: set[str] = set()
             deadline = time.monotonic() + LONGEST_S
-            while now != seen and time.monotonic() < deadline:
-                changed = _changed(seen, now)
-                if early and now != early_told and all(look.is_whole(path, told) for path in changed if path in now):
+            # What was told early is told again, even when the files are back where they were before it.
+            while (now != seen or changed) and time.monotonic() < deadline:
+                since = _changed(early_told, now)
+                changed |= since
+                if early and since and all(look.is_whole(path, told) for path in since if path in now):
                     early_told = now
-                    yield Change(files=changed, is_settled=False, holds=told.is_calm)
+                    yield Change(files=tuple(sorted(changed)), is_settled=False, holds=told.is_calm)
                 has_moved = await told.moved(within_s=QUIET_S)
                 before, now = now, await seen_now()
                 if now == before and not has_moved:
                     break
-            if now != seen:
-                changed, seen = _changed(seen, now), now
+            changed |= _changed(early_told, now)
+            seen = now
+            if changed:
                 look.believe()
-                yield Change(files=changed, is_told=now == early_told and told.is_calm())
+                yield Change(files=tuple(sorted(changed)), is_told=now == early_told and told.is_calm())
     finally:
         told.close()
 
 
-def _changed(before: dict[str, bytes], after: dict[str, bytes]) -> tuple[str, ...]:
-    return tuple(sorted(path for path in after.keys() | before.keys() if after.get(path) != before.get(path)))
+def _changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    return {path for path in after.keys() | before.keys() if after.get(path) != before.get(path)}
 
 
 @dataclass(slots=True)

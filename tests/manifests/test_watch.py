@@ -257,6 +257,22 @@ async def test_what_has_settled_says_whether_it_was_told_before(folder: Path) ->
     assert told_how == [(False, False), (True, True), (False, False), (True, False)]
 
 
+async def test_an_edit_taken_back_before_it_has_settled_is_told(folder: Path) -> None:
+    """The files are as they were before it, but who was told early has served something else since."""
+    before = (folder / "a.yaml").read_text()
+    async with watching(folder, early=True) as following:
+        told = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        assert not (await told).is_settled
+        (folder / "a.yaml").write_text(before)
+        seen = [await following(), await following()]
+    assert [(change.files, change.is_settled) for change in seen] == [
+        ((str(folder / "a.yaml"),), False),
+        ((str(folder / "a.yaml"),), True),
+    ]
+
+
 async def test_what_moves_after_it_was_told_early_does_not_hold(folder: Path) -> None:
     """Who has read the folder meanwhile may have read another half."""
     async with watching(folder, early=True) as following:
