@@ -5,7 +5,7 @@ Contents are given on request of nobody: names, versions and states only, since 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import grpc
 from envoy.admin.v3 import config_dump_shared_pb2
@@ -18,6 +18,7 @@ from controlplane.snapshot.resource import Resource
 from controlplane.xds.channel import ABSENT, Channel
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.protocol import Node
+from controlplane.xds.quarantine import Held
 from controlplane.xds.session import Session
 from serving.server import Call, Service
 
@@ -48,33 +49,34 @@ async def _answer(plane: ControlPlane, body: bytes, call: Call) -> bytes:
         wanted = csds_pb2.ClientStatusRequest.FromString(body).node_matchers
     except DecodeError:
         await call.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a ClientStatusRequest")
-    response = csds_pb2.ClientStatusResponse()
+    response, held = csds_pb2.ClientStatusResponse(), plane.quarantine.by_type()
     for session in plane.sessions:
         node = session.stream.node
         if node is not None and (not wanted or any(_matches(one.node_id, node.id) for one in wanted)):
-            response.config.append(_config(session, node))
+            config = response.config.add(
+                node=base_pb2.Node(id=node.id, cluster=node.cluster, user_agent_name=node.agent),
+                client_scope=f"stream of {session.peer}",
+            )
+            for channel in session.stream.channels.values():
+                config.generic_xds_configs.extend(
+                    _resources(channel, held.get((node.kind, channel.type_url), ()), node)
+                )
     encoded: bytes = response.SerializeToString()
     return encoded
 
 
-def _config(session: Session, node: Node) -> csds_pb2.ClientConfig:
-    config = csds_pb2.ClientConfig(node=base_pb2.Node(id=node.id, cluster=node.cluster, user_agent_name=node.agent))
-    config.client_scope = f"stream of {session.peer}"
-    for channel in session.stream.channels.values():
-        config.generic_xds_configs.extend(_resources(channel))
-    return config
-
-
-def _resources(channel: Channel) -> Iterable[csds_pb2.ClientConfig.GenericXdsConfig]:
-    for name in sorted({*channel.sent, *channel.subscription.names, *channel.pinned}):
+def _resources(channel: Channel, held: Sequence[Held], node: Node) -> Iterable[csds_pb2.ClientConfig.GenericXdsConfig]:
+    """What the client refused stays refused, also when it is not asked for it any more."""
+    refused = {one.name: one.text for one in held if one.client == node.id}
+    refused |= {name: verdict.text for name, verdict in channel.pinned.items()}
+    for name in sorted({*channel.sent, *channel.subscription.names, *refused}):
         sent, acked = channel.sent.get(name), channel.acked.get(name)
         row = csds_pb2.ClientConfig.GenericXdsConfig(type_url=channel.type_url, name=name)
         if isinstance(sent, Resource):
             row.version_info = sent.version
-        if name in channel.pinned:
+        if name in refused:
             row.config_status, row.client_status = csds_pb2.ERROR, _State.NACKED
-            row.error_state.details = channel.pinned[name].text
-            row.error_state.version_info = channel.pinned[name].version
+            row.error_state.details = refused[name]
         elif sent is None or name in channel.owed:
             row.config_status, row.client_status = csds_pb2.NOT_SENT, _State.REQUESTED
         elif sent is ABSENT:

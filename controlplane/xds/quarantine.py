@@ -75,6 +75,13 @@ class Quarantine:
     def all(self) -> tuple[Held, ...]:
         return tuple(held for kind in self._by_kind.values() for held in kind.values())
 
+    def by_type(self) -> Mapping[tuple[str, str], list[Held]]:
+        """What is kept back, by the kind of client and the type URL."""
+        found: dict[tuple[str, str], list[Held]] = {}
+        for held in self.all():
+            found.setdefault((held.kind, held.type_url), []).append(held)
+        return found
+
     def about(self, snapshot: Snapshot) -> tuple[Held, ...]:
         """Verdicts that concern content of this snapshot."""
         return tuple(held for held in self.all() if _applies(held, snapshot))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from controlplane.origin import Origin
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 def status(plane: ControlPlane, now: float, wall: float) -> Status:
-    snapshot = plane.snapshot
+    snapshot, held = plane.snapshot, plane.quarantine.by_type()
+    present = (session for session in plane.sessions if session.stream.node is not None)
     return Status(
         revision=plane.revision,
         version=snapshot.version if snapshot is not None else "",
         served_s=now - plane.served_at,
         source=plane.source,
         resources={short(url): len(named) for url, named in snapshot.by_type.items()} if snapshot is not None else {},
-        clients=tuple(client(plane, session, now) for session in plane.sessions if session.stream.node is not None),
+        clients=tuple(client(plane, session, held, now, wall) for session in present),
         kept_back=tuple(kept_back(held, wall) for held in plane.quarantine.all()),
         problems=plane.problems,
         problems_age_s=now - plane.problems_at if plane.problems_at is not None else None,
@@ -37,7 +38,10 @@ def short(type_url: str) -> str:
     return type_url.rpartition(".")[2]
 
 
-def client(plane: ControlPlane, session: Session, now: float) -> ClientStatus:
+def client(
+    plane: ControlPlane, session: Session, held: Mapping[tuple[str, str], Sequence[Held]], now: float, wall: float
+) -> ClientStatus:
+    """`held` is what is kept back, by kind and type."""
     node = session.stream.node or Node()
     is_current = session.revision in (plane.revision, _on_trial(plane, node)) and session.stream.is_settled
     out_at, reached_at = max(plane.out_at, session.began), session.revision_at
@@ -60,7 +64,10 @@ def client(plane: ControlPlane, session: Session, now: float) -> ClientStatus:
         nacks=session.nacks,
         responses=session.responses,
         bytes_sent=session.bytes_sent,
-        types=tuple(_type(channel, now) for channel in session.stream.channels.values()),
+        types=tuple(
+            _type(channel, held.get((node.kind, channel.type_url), ()), node.id, now, wall)
+            for channel in session.stream.channels.values()
+        ),
     )
 
 
@@ -89,11 +96,19 @@ def _verdict(plane: ControlPlane, session: Session, now: float) -> Verdict:
     return Verdict.PENDING
 
 
-def _type(channel: Channel, now: float) -> TypeStatus:
+def _type(channel: Channel, held: Sequence[Held], client: str, now: float, wall: float) -> TypeStatus:
     holds = {name for name, form in channel.sent.items() if isinstance(form, Resource)}
+    # Once something is kept back, the stream is not asked for it any more: what this client said of it stays true.
+    own = max((one for one in held if one.client == client), key=lambda one: one.since, default=None)
+    if channel.nack is not None:
+        refusal, refused_s = channel.nack.text, now - channel.nack.at
+    elif own is not None:
+        refusal, refused_s = own.text, wall - own.since
+    else:
+        refusal, refused_s = None, None
     if channel.offers:
         state = "WAITING"
-    elif channel.pinned or channel.nack is not None:
+    elif channel.pinned or refusal is not None:
         state = "NACKED"
     elif channel.acked_at is not None or channel.acked:
         state = "ACKED"
@@ -108,9 +123,11 @@ def _type(channel: Channel, now: float) -> TypeStatus:
         version=channel.last_version,
         state=state,
         acked_age_s=now - channel.acked_at if channel.acked_at is not None else None,
-        nack=channel.nack.text if channel.nack is not None else None,
-        nack_age_s=now - channel.nack.at if channel.nack is not None else None,
-        kept_back=tuple(sorted({*channel.pinned, *(n for n, t in channel.part_trials.items() if t.guilty)})),
+        nack=refusal,
+        nack_age_s=refused_s,
+        kept_back=tuple(
+            sorted({*channel.pinned, *(n for n, t in channel.part_trials.items() if t.guilty), *(h.name for h in held)})
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
 from serving.address import TcpAddress
-from serving.server import Server
+from serving.server import Server, Service
 from tests.support.client import Address
 from tests.support.envoy import Envoy
 from tests.support.load import Load
@@ -18,9 +18,9 @@ from tests.support.waiting import until
 
 
 @asynccontextmanager
-async def serving(plane: ControlPlane, *, port: int = 0) -> AsyncIterator[int]:
-    """The control plane on a loopback port, which is given."""
-    server = Server(plane.services())
+async def serving(plane: ControlPlane, *more: Service, port: int = 0) -> AsyncIterator[int]:
+    """The control plane on a loopback port, which is given, and `more` services beside it."""
+    server = Server([*plane.services(), *more])
     (address,) = await server.start([TcpAddress("127.0.0.1", port)])
     assert isinstance(address, TcpAddress)
     try:

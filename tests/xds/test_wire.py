@@ -224,13 +224,29 @@ async def test_status_tells_what_each_client_has() -> None:
         await client.answer(halves[0], "bad A")
         await client.hear()
         await until("a verdict", lambda: plane.status().kept_back)
-        (rejecting,) = plane.status().clients
-        assert rejecting.types[0].nack == "bad A"
-        assert rejecting.types[0].kept_back == ("A",)
-        assert rejecting.nacks == 2
         waited = await wait_until_live(plane, 2.0)
         assert not waited.is_live
         assert "bad A" in waited.reasons[0]
+        # The stream is done with it, and it stays said.
+        (rejecting,) = plane.status().clients
+        assert (rejecting.verdict.value, rejecting.types[0].state) == ("rejected", "NACKED")
+        assert rejecting.types[0].nack == "bad A"
+        assert rejecting.types[0].kept_back == ("A",)
+        assert rejecting.nacks == 2
+        async with connected(
+            port, Variant.DELTA_ADS, node=base_pb2.Node(id="of its kind", user_agent_name="envoy")
+        ) as b:
+            await b.ask("CDS", "A", "B")
+            await b.hear()
+            await until("settled", lambda: all(session.stream.is_settled for session in plane.sessions))
+            other = next(one for one in plane.status().clients if one.id == "of its kind")
+            assert (other.types[0].state, other.types[0].nack) == ("ACKED", None)
+            assert other.types[0].kept_back == ("A",)
+        await plane.set_snapshot(state(CDS={"A": 2, "B": 1}))
+        await client.hear()
+        assert (await wait_until_live(plane, 2.0)).is_live
+        (cured,) = (one for one in plane.status().clients if one.id == "test-id")
+        assert (cured.verdict.value, cured.types[0].state, cured.types[0].nack) == ("synced", "ACKED", None)
 
 
 async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> None:
@@ -332,12 +348,10 @@ async def test_waiting_ends_with_the_last_ack() -> None:
 
 async def test_csds_of_the_control_plane() -> None:
     plane = await plane_with(CDS={"A": 1})
-    server = Server([*plane.services(), csds.service(plane)])
-    (address,) = await server.start([TcpAddress("127.0.0.1", 0)])
-    assert isinstance(address, TcpAddress)
     async with (
-        connected(address.port, Variant.DELTA_ADS) as client,
-        grpc.aio.insecure_channel(str(address)) as channel,
+        serving(plane, csds.service(plane)) as port,
+        connected(port, Variant.DELTA_ADS) as client,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         await client.ask("CDS", "A", "nobody")
         await client.hear()
@@ -353,8 +367,13 @@ async def test_csds_of_the_control_plane() -> None:
         assert rows == {"A": (csds_pb2.SYNCED, 3), "nobody": (csds_pb2.SYNCED, 2)}
         other = csds_pb2.ClientStatusRequest(node_matchers=[{"node_id": {"exact": "other"}}])
         assert len((await fetch(other)).config) == 0
-    plane.end_all()
-    await server.drain(grace_s=0)
+        await plane.set_snapshot(state(CDS={"A": 99}))
+        await client.answer(await client.hear(ack=False), "bad A")
+        await until("settled", lambda: all(session.stream.is_settled for session in plane.sessions))
+        (config,) = (await fetch(csds_pb2.ClientStatusRequest())).config
+        refused = next(one for one in config.generic_xds_configs if one.name == "A")
+        assert (refused.config_status, refused.client_status) == (csds_pb2.ERROR, 4)
+        assert refused.error_state.details == "bad A"
 
 
 # Who may connect
