@@ -19,7 +19,6 @@ from controlplane.xds.channel import ABSENT, Channel
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.protocol import Node
 from controlplane.xds.quarantine import Held
-from controlplane.xds.session import Session
 from serving.server import Call, Service
 
 _State = config_dump_shared_pb2.ClientResourceStatus

@@ -62,13 +62,22 @@ class Row:
     """Types the row was run for, where it is run for each."""
     test: str
     module: str
+    behaviour: str
+    """The number that it has among the reference implementation's behaviours too, if it has one."""
 
 
 ROWS: list[Row] = []
+BEHAVIOURS = "Behaviours of the reference implementation"
 
 
 def row(
-    section: str, number: str, title: str, variants: tuple[Variant, ...], kinds: tuple[str, ...] = ()
+    section: str,
+    number: str,
+    title: str,
+    variants: tuple[Variant, ...],
+    kinds: tuple[str, ...] = (),
+    *,
+    behaviour: str = "",
 ) -> Callable[[F], F]:
     """Makes a test of each variant (and each type), and a line of the table of all of them."""
 
@@ -82,6 +91,7 @@ def row(
                 kinds=kinds,
                 test=test.__name__,
                 module=test.__module__.rpartition(".")[2],
+                behaviour=behaviour,
             )
         )
         marked = pytest.mark.parametrize("variant", variants, ids=lambda one: one.value)(test)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
-from tests.xds.rows import ROWS, Variant
+from tests.xds.rows import BEHAVIOURS, ROWS, Variant
 
 MODULES = (
     "test_checklist",
@@ -117,7 +119,8 @@ def page() -> str:
     order = {name: number for number, name in enumerate(dict.fromkeys(row.section for row in listed))}
     runs = sum(len(row.variants) * max(1, len(row.kinds)) for row in ROWS)
     parts = [_HEAD, f"{len(ROWS)} rows, {runs} runs.\n"]
-    rows = sorted(listed, key=lambda row: order[row.section])
+    listed += [replace(row, section=BEHAVIOURS, number=row.behaviour) for row in listed if row.behaviour]
+    rows = sorted(listed, key=lambda row: (order[row.section], _natural(row.number)))
     for section, group in groupby(rows, key=lambda row: row.section):
         parts.append(f"## {section}\n")
         parts.append("| row | what is required | " + " | ".join(one.value for one in Variant) + " | test |")
@@ -128,6 +131,12 @@ def page() -> str:
             parts.append(f"| {row.number} | {row.title} | {cells} | `{row.test}` |")
         parts.append("")
     return "\n".join((*parts, _ORIGINAL))
+
+
+def _natural(number: str) -> tuple[str, int, str]:
+    """`9` before `10`, `H3b` after `H3`."""
+    letters, digits, rest = re.split(r"(\d+)", number)
+    return letters, int(digits), rest
 
 
 if __name__ == "__main__":

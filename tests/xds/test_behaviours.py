@@ -7,9 +7,8 @@ import pytest
 from controlplane.snapshot.history import History
 from controlplane.xds.protocol import Node, ProtocolError, SotwRequest
 from tests.xds.playbook import Play, line, state
-from tests.xds.rows import ADS, ALL, DELTA, SOTW, TYPES, Variant, row
+from tests.xds.rows import ADS, ALL, BEHAVIOURS, DELTA, SOTW, TYPES, Variant, row
 
-SECTION = "Behaviours of the reference implementation"
 FULL = ("CDS", "LDS")
 NAMED = ("EDS", "RDS")
 EVERY = (*FULL, *NAMED)
@@ -24,7 +23,7 @@ def after_arrival(play: Play) -> set[str]:
     return {one for several in apart for one in several if " " in one}
 
 
-@row(SECTION, "1", "An aggregated request without a type URL ends the stream with INVALID_ARGUMENT", ADS)
+@row(BEHAVIOURS, "1", "An aggregated request without a type URL ends the stream with INVALID_ARGUMENT", ADS)
 def test_type_url_is_required(variant: Variant) -> None:
     play = Play(variant)
     request = SotwRequest() if variant is Variant.SOTW_ADS else None
@@ -38,7 +37,7 @@ def test_type_url_is_required(variant: Variant) -> None:
 
 
 @row(
-    SECTION,
+    BEHAVIOURS,
     "2",
     "Where the service implies the type, a request needs none",
     (Variant.SOTW_EACH, Variant.DELTA_EACH),
@@ -53,7 +52,7 @@ def test_type_is_implied(variant: Variant, kind: str) -> None:
     assert line(response) == f"{kind} A@1"
 
 
-@row(SECTION, "3", "The node is said once and remembered for the stream", ALL)
+@row(BEHAVIOURS, "3", "The node is said once and remembered for the stream", ALL)
 def test_node_is_remembered(variant: Variant) -> None:
     play = Play(variant)
     play.serve(CDS={"A": 1})
@@ -66,7 +65,7 @@ def test_node_is_remembered(variant: Variant) -> None:
     assert not play.stream.node_drifted
 
 
-@row(SECTION, "4", "A request before there is a snapshot waits, and is answered when there is one", ALL, EVERY)
+@row(BEHAVIOURS, "4", "A request before there is a snapshot waits, and is answered when there is one", ALL, EVERY)
 def test_request_before_snapshot(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.ask("A")
@@ -75,7 +74,7 @@ def test_request_before_snapshot(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@1"]
 
 
-@row(SECTION, "7", "Two streams of one node have subscriptions of their own", ALL)
+@row(BEHAVIOURS, "7", "Two streams of one node have subscriptions of their own", ALL)
 def test_two_streams_of_one_node(variant: Variant) -> None:
     one, two = Play(variant, "RDS"), Play(variant, "RDS")
     for play, name in ((one, "A"), (two, "B")):
@@ -90,7 +89,11 @@ def test_two_streams_of_one_node(variant: Variant) -> None:
 
 
 @row(
-    SECTION, "8", "The first answer holds everything asked for; its nonce is unique, its version the type's", ALL, EVERY
+    BEHAVIOURS,
+    "8",
+    "The first answer holds everything asked for; its nonce is unique, its version the type's",
+    ALL,
+    EVERY,
 )
 def test_first_answer(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
@@ -107,7 +110,7 @@ def test_first_answer(variant: Variant, kind: str) -> None:
     assert first.version != second.version
 
 
-@row(SECTION, "9", "An acceptance is not answered", ALL, EVERY)
+@row(BEHAVIOURS, "9", "An acceptance is not answered", ALL, EVERY)
 def test_ack_is_not_answered(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
@@ -117,7 +120,7 @@ def test_ack_is_not_answered(variant: Variant, kind: str) -> None:
     assert play.hears() == []
 
 
-@row(SECTION, "10", "A request with another nonce than the last is ignored", SOTW, EVERY)
+@row(BEHAVIOURS, "10", "A request with another nonce than the last is ignored", SOTW, EVERY)
 def test_stale_nonce_is_ignored(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -133,7 +136,7 @@ def test_stale_nonce_is_ignored(variant: Variant, kind: str) -> None:
     assert play.hears() == []
 
 
-@row(SECTION, "11", "After a reconnect the same state is not sent again", SOTW, (*FULL, "RLS"))
+@row(BEHAVIOURS, "11", "After a reconnect the same state is not sent again", SOTW, (*FULL, "RLS"))
 def test_reconnect_with_the_same_version(variant: Variant, kind: str) -> None:
     history = History()
     before = Play(variant, kind, history=history)
@@ -149,7 +152,7 @@ def test_reconnect_with_the_same_version(variant: Variant, kind: str) -> None:
     assert f"{kind} A@1" in after_arrival(after)
 
 
-@row(SECTION, "11b", "After a reconnect named resources are sent: the client may ask for something new", SOTW, NAMED)
+@row(BEHAVIOURS, "11b", "After a reconnect named resources are sent: the client may ask for something new", SOTW, NAMED)
 def test_reconnect_with_names(variant: Variant, kind: str) -> None:
     history = History()
     before = Play(variant, kind, history=history)
@@ -162,7 +165,7 @@ def test_reconnect_with_names(variant: Variant, kind: str) -> None:
     assert after.talk() == [f"{kind} A@1 B@1"]
 
 
-@row(SECTION, "12", "A subscription that grows is answered at the same version", ALL, EVERY)
+@row(BEHAVIOURS, "12", "A subscription that grows is answered at the same version", ALL, EVERY)
 def test_growing_subscription(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -173,7 +176,7 @@ def test_growing_subscription(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@1 B@1" if is_full else f"{kind} B@1"]
 
 
-@row(SECTION, "13", "What was unsubscribed and is subscribed again is sent again", ALL, EVERY)
+@row(BEHAVIOURS, "13", "What was unsubscribed and is subscribed again is sent again", ALL, EVERY)
 def test_subscribing_again(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -186,7 +189,7 @@ def test_subscribing_again(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@1 B@1" if is_full else f"{kind} A@1"]
 
 
-@row(SECTION, "14", "A list that becomes empty means nothing, never everything again", SOTW, EVERY)
+@row(BEHAVIOURS, "14", "A list that becomes empty means nothing, never everything again", SOTW, EVERY)
 def test_emptied_list(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -198,7 +201,7 @@ def test_emptied_list(variant: Variant, kind: str) -> None:
     assert play.talk() == []
 
 
-@row(SECTION, "15", "Without any name from the start everything is meant", ALL, FULL)
+@row(BEHAVIOURS, "15", "Without any name from the start everything is meant", ALL, FULL)
 def test_legacy_wildcard(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -206,7 +209,7 @@ def test_legacy_wildcard(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@1 B@1"]
 
 
-@row(SECTION, "15b", "Types that are asked for by name have no wildcard without a star", ALL, NAMED)
+@row(BEHAVIOURS, "15b", "Types that are asked for by name have no wildcard without a star", ALL, NAMED)
 def test_no_legacy_wildcard(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
@@ -214,7 +217,7 @@ def test_no_legacy_wildcard(variant: Variant, kind: str) -> None:
     assert play.talk() == []
 
 
-@row(SECTION, "16", "Everything; everything and A; A only; nothing", SOTW, FULL)
+@row(BEHAVIOURS, "16", "Everything; everything and A; A only; nothing", SOTW, FULL)
 def test_wildcard_steps(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -228,7 +231,7 @@ def test_wildcard_steps(variant: Variant, kind: str) -> None:
 
 
 @row(
-    SECTION,
+    BEHAVIOURS,
     "17",
     "A deleted listener, cluster or limit is missing from the full state, even if that is empty",
     SOTW,
@@ -245,7 +248,7 @@ def test_deletion_in_full_state(variant: Variant, kind: str) -> None:
     assert play.talk() == [kind]
 
 
-@row(SECTION, "17b", "Of deleted routes and endpoints nothing is said: their parents imply it", SOTW, NAMED)
+@row(BEHAVIOURS, "17b", "Of deleted routes and endpoints nothing is said: their parents imply it", SOTW, NAMED)
 def test_deletion_by_parent(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -255,7 +258,7 @@ def test_deletion_by_parent(variant: Variant, kind: str) -> None:
     assert play.talk() == []
 
 
-@row(SECTION, "18", "An update of what was not asked for is not sent", ALL, EVERY)
+@row(BEHAVIOURS, "18", "An update of what was not asked for is not sent", ALL, EVERY)
 def test_update_not_asked_for(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -265,7 +268,7 @@ def test_update_not_asked_for(variant: Variant, kind: str) -> None:
     assert play.talk() == []
 
 
-@row(SECTION, "19", "A response that an unsubscribe made pointless is not written", ALL, EVERY)
+@row(BEHAVIOURS, "19", "A response that an unsubscribe made pointless is not written", ALL, EVERY)
 def test_response_made_pointless(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
@@ -279,7 +282,7 @@ def test_response_made_pointless(variant: Variant, kind: str) -> None:
     assert play.hears() == []
 
 
-@row(SECTION, "20", "Names that the snapshot lacks never silence the ones it has", ADS, EVERY)
+@row(BEHAVIOURS, "20", "Names that the snapshot lacks never silence the ones it has", ADS, EVERY)
 def test_partly_unknown_names(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
@@ -289,7 +292,7 @@ def test_partly_unknown_names(variant: Variant, kind: str) -> None:
 
 
 @row(
-    SECTION,
+    BEHAVIOURS,
     "21",
     "Versions said at the start are known: what differs is sent, what is gone is removed",
     DELTA,
@@ -305,7 +308,7 @@ def test_initial_versions(variant: Variant, kind: str) -> None:
     assert after_arrival(play) == {f"{kind} B@2 D@1", f"{kind} -C"}
 
 
-@row(SECTION, "21b", "Versions of an unknown past are replaced, names of it removed", DELTA, FULL)
+@row(BEHAVIOURS, "21b", "Versions of an unknown past are replaced, names of it removed", DELTA, FULL)
 def test_initial_versions_unknown(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
@@ -313,7 +316,7 @@ def test_initial_versions_unknown(variant: Variant, kind: str) -> None:
     assert after_arrival(play) == {f"{kind} A@1", f"{kind} -B"}
 
 
-@row(SECTION, "22", "The first wildcard request is answered even with nothing to say", DELTA, FULL)
+@row(BEHAVIOURS, "22", "The first wildcard request is answered even with nothing to say", DELTA, FULL)
 def test_empty_wildcard(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {}})
@@ -321,7 +324,7 @@ def test_empty_wildcard(variant: Variant, kind: str) -> None:
     assert play.talk() == [kind]
 
 
-@row(SECTION, "23", "Unsubscribing an unknown name is ignored", DELTA, EVERY)
+@row(BEHAVIOURS, "23", "Unsubscribing an unknown name is ignored", DELTA, EVERY)
 def test_unknown_unsubscribe(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
@@ -333,7 +336,7 @@ def test_unknown_unsubscribe(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@2"]
 
 
-@row(SECTION, "24", "A name taken back under a wildcard is answered: as it is, or as removed", DELTA, FULL)
+@row(BEHAVIOURS, "24", "A name taken back under a wildcard is answered: as it is, or as removed", DELTA, FULL)
 def test_name_taken_back_under_wildcard(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1}})
@@ -343,7 +346,7 @@ def test_name_taken_back_under_wildcard(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@1 -B"]
 
 
-@row(SECTION, "25", "Only what changed is sent", DELTA, EVERY)
+@row(BEHAVIOURS, "25", "Only what changed is sent", DELTA, EVERY)
 def test_only_changes(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1, "C": 1}})
@@ -353,7 +356,7 @@ def test_only_changes(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} B@2"]
 
 
-@row(SECTION, "26", "What was sent and is deleted is removed once", DELTA, EVERY)
+@row(BEHAVIOURS, "26", "What was sent and is deleted is removed once", DELTA, EVERY)
 def test_removed_once(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -365,7 +368,7 @@ def test_removed_once(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@2"]
 
 
-@row(SECTION, "27", "A wildcard without a star stays when names come, until the star is taken back", DELTA, FULL)
+@row(BEHAVIOURS, "27", "A wildcard without a star stays when names come, until the star is taken back", DELTA, FULL)
 def test_legacy_wildcard_and_names(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -381,7 +384,7 @@ def test_legacy_wildcard_and_names(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} A@2"]
 
 
-@row(SECTION, "28", "A subscription is honoured whatever the nonce beside it", DELTA, EVERY)
+@row(BEHAVIOURS, "28", "A subscription is honoured whatever the nonce beside it", DELTA, EVERY)
 def test_subscription_with_stale_nonce(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"A": 1, "B": 1}})
@@ -391,7 +394,7 @@ def test_subscription_with_stale_nonce(variant: Variant, kind: str) -> None:
     assert play.talk() == [f"{kind} B@1"]
 
 
-@row(SECTION, "29", "A collection `folder/*` means what is in it, as it comes and goes", DELTA, NAMED)
+@row(BEHAVIOURS, "29", "A collection `folder/*` means what is in it, as it comes and goes", DELTA, NAMED)
 def test_collections(variant: Variant, kind: str) -> None:
     play = Play(variant, kind)
     play.serve(**{kind: {"f/A": 1, "g/A": 1}})
@@ -406,7 +409,7 @@ def test_collections(variant: Variant, kind: str) -> None:
     assert play.talk() == []
 
 
-@row(SECTION, "31", "Nothing is served whose references do not resolve", ADS)
+@row(BEHAVIOURS, "31", "Nothing is served whose references do not resolve", ADS)
 def test_consistency(variant: Variant) -> None:
     """Thirteen cases of it are in tests/snapshot/test_consistency.py."""
     from controlplane.snapshot.consistency import check

@@ -20,7 +20,14 @@ def short_lived(kind: str, number: int = 1, ttl_s: float | None = 10.0) -> Resou
     return known(Resource(type_url=one.type_url, name="A", tree=one.tree, ttl_s=ttl_s), number)
 
 
-@row("Time to live", "L1", "It travels to clients that announce support, and is refreshed by heartbeats", ALL, EVERY)
+@row(
+    "Time to live",
+    "L1",
+    "It travels to clients that announce support, and is refreshed by heartbeats",
+    ALL,
+    EVERY,
+    behaviour="30",
+)
 def test_heartbeats(variant: Variant, kind: str) -> None:
     play = Play(variant, kind, node=TTL_NODE)
     play.serve(state(**{kind: [short_lived(kind)]}))

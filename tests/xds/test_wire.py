@@ -54,6 +54,25 @@ async def test_protocol_error(variant: Variant) -> None:
         await until("the session is gone", lambda: not plane.sessions)
 
 
+@row(SECTION, "W1b", "A stream that is refused in the middle ends, and leaves nothing behind", ALL, behaviour="5")
+async def test_refused_in_the_middle(variant: Variant) -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with serving(plane) as port, connected(port, variant) as other:
+        await other.ask("CDS", "A")
+        await other.hear()
+        before = len(asyncio.all_tasks())
+        for _ in range(5):
+            async with connected(port, variant) as client:
+                await client.ask("CDS", "A")
+                await client.hear()
+                await client.ask("CDS", "x" * 5_000)
+                assert await client.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await until("one session", lambda: len(plane.sessions) == 1)
+        await until("no task", lambda: len(asyncio.all_tasks()) <= before + 1)
+        await numbered(plane, 2)
+        assert names(await other.hear()) == ["A"]
+
+
 @row(SECTION, "W2", "A client that goes leaves nothing behind", ALL)
 async def test_nothing_left_behind(variant: Variant) -> None:
     plane = await plane_with(CDS={"A": 1})
@@ -67,7 +86,7 @@ async def test_nothing_left_behind(variant: Variant) -> None:
         await until("no task", lambda: len(asyncio.all_tasks()) <= before + 1)
 
 
-@row(SECTION, "W3", "When the server ends, every stream ends at once", ALL)
+@row(SECTION, "W3", "When the server ends, every stream ends at once", ALL, behaviour="6")
 async def test_shutdown(variant: Variant) -> None:
     plane = await plane_with(CDS={"A": 1})
     async with serving(plane) as port, connected(port, variant) as client:
