@@ -29,7 +29,7 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
 soak: $(DEV)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=3600
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
