@@ -26,6 +26,8 @@ def refused(channel: Channel, offer: Offer, text: str) -> Verdicts:
     }
     if channel.type_url == VIRTUAL_HOST:
         channel.owe(forms)  # a request waits for each
+    if forms:  # what is not there was told in vain as well
+        channel.owe(name for name, form in offer.changes.items() if form is ABSENT and name not in channel.acked)
     if len({form.name for form in forms.values()}) > 1:
         channel.suspects.rejected(forms, text)
     elif forms:

@@ -80,6 +80,10 @@ class Channel:
     """What was refused, and the client's words."""
     doubtful: dict[str, list[Form]] = field(default_factory=dict)
     """Forms that were sent and neither accepted nor surely dropped: the client may be using them."""
+    first_sent: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """The version sent last under each name, and when it was sent first."""
+    provisional: set[str] = field(default_factory=set)
+    """Names under which the client has, or is to have, less than the target for a while: they stay dirty."""
     nack: Nack | None = None
     acked_at: float | None = None
     sent_at: float | None = None
@@ -104,7 +108,16 @@ class Channel:
         self._drop(name)
 
     def _drop(self, name: str) -> None:
-        for book in (self.sent, self.acked, self.pinned, self.part_trials, self.doubtful, self.told):
+        self.provisional.discard(name)
+        for book in (
+            self.sent,
+            self.acked,
+            self.pinned,
+            self.part_trials,
+            self.doubtful,
+            self.told,
+            self.first_sent,
+        ):
             book.pop(name, None)
 
     def acquit(self, name: str) -> None:
@@ -125,7 +138,10 @@ class Channel:
         for name, form in offer.changes.items():
             self.sent[name] = form
             self.owed.discard(name)
-            self.dirty.discard(name)
+            if name not in self.provisional:
+                self.dirty.discard(name)
+            if self.first_sent.get(name, ("", 0.0))[0] != form.version:
+                self.first_sent[name] = (form.version, offer.sent_at)
         if len(self.offers) > UNANSWERED_REMEMBERED:
             self._join_oldest()
 
@@ -135,6 +151,18 @@ class Channel:
         self._doubt({name: oldest.changes[name] for name in second.changes if name in oldest.changes})
         oldest.changes.update(second.changes)
         self.offers[nonce] = replace(second, changes=oldest.changes)  # stays the first
+
+    def waiting_since(self) -> float:
+        """When the offer was made whose answer says how to go on: of what is being tried, else the oldest."""
+        oldest = next(iter(self.offers.values())).sent_at
+        return max((offer.sent_at for offer in self.offers.values() if offer.is_trial), default=oldest)
+
+    def pass_over(self) -> None:
+        """What is being tried stays with the client, and is no suspect any more."""
+        for nonce, offer in self.offers.items():
+            if offer.is_trial:
+                self.offers[nonce] = replace(offer, is_trial=False)
+                self.suspects.done()
 
     def withdraw(self) -> None:
         """Unanswered offers are superseded: what they held counts as never sent, and is part of the next one."""
@@ -207,6 +235,8 @@ class Channel:
             self._note_refused(content, text)
 
     def _note_refused(self, content: Content, text: str) -> None:
+        if not any(version for _, version in content):
+            return  # nothing that could be wrong: what is not there may be told again
         self.refused[content] = text
         if len(self.refused) > REJECTIONS_REMEMBERED:
             del self.refused[next(iter(self.refused))]
@@ -223,6 +253,10 @@ class Channel:
         """A removal was sent that was neither accepted nor surely dropped: the client may not have it any more."""
         forms = (offer.changes.get(name) for offer in self.offers.values())
         return any(form is ABSENT for form in (*forms, *self.doubtful.get(name, ())))
+
+    def offered_form(self, name: str) -> Form | None:
+        """What the newest unanswered offer says of the name; None where none speaks of it."""
+        return next((one.changes[name] for one in reversed(self.offers.values()) if name in one.changes), None)
 
     def may_differ(self, name: str, version: str) -> bool:
         """Something else was sent, and no answer is expected any more: what is wanted again has to be sent again."""

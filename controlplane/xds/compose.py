@@ -21,6 +21,7 @@ def compose(
     changes: Mapping[str, Form],
     *,
     now: float,
+    is_trial: bool,
     is_visible: Visible,
 ) -> tuple[Response | None, Offer]:
     """The response (its nonce still to be set) and the offer to remember. No response where there is nothing to say."""
@@ -41,7 +42,7 @@ def compose(
         changes=dict(changes),
         content=frozenset([*((one.name, one.version) for one in resources), *((name, "") for name in removed)]),
         sent_at=now,
-        is_trial=bool(channel.suspects),
+        is_trial=is_trial,
     )
     if not (resources or removed or missing or channel.must_answer or channel.type_url in FULL_STATE):
         return None, offer

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from controlplane.snapshot.resource import Resource
 from controlplane.xds.channel import Channel
-from controlplane.xds.protocol import FULL_STATE, REPEATED, Variant
+from controlplane.xds.protocol import FULL_STATE, REPEATED, Response, Variant
 
 
 def held(channel: Channel) -> Iterator[Resource]:
@@ -29,7 +29,22 @@ def expired(channel: Channel, now: float) -> tuple[str, ...]:
     return tuple(form.name for form in held(channel) if now >= channel.told.get(form.name, now) + (form.ttl_s or 0.0))
 
 
-def refreshed(variant: Variant, channel: Channel, now: float) -> tuple[Resource, ...]:
+def heartbeat(variant: Variant, channel: Channel, now: float) -> Response | None:
+    """Resources whose time to live runs out, when it is time; the client must answer before the next."""
+    held = _refreshed(variant, channel, now) if channel.told and not channel.offers else ()
+    if not held:
+        return None
+    return Response(
+        variant=variant,
+        type_url=channel.type_url,
+        version=channel.last_version,
+        nonce="",
+        resources=held,
+        heartbeat=variant is Variant.DELTA,
+    )
+
+
+def _refreshed(variant: Variant, channel: Channel, now: float) -> tuple[Resource, ...]:
     """What the next heartbeat holds; nothing while there is time.
 
     Incremental: only names will travel. State of the world: resources go whole, and of some types all of them, because

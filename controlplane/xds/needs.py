@@ -1,18 +1,41 @@
 """Who needs whom, on one stream: what must be there before a form is offered, and what must not be taken away yet.
 
-Routes, listeners and extensions wait for the clusters they name; that is all of "make". "Break" follows references
-backwards: nothing goes while something the client holds, or is about to hold, still names it.
+Routes, listeners and extensions wait for the clusters they name; that is all of "make". One cluster that is slow to
+warm keeps Envoy from accepting any: the others are known by their endpoints, which it accepts one by one (unless it
+tries their health first), or by the time. To those that are late nothing is moved that works; what is new goes out.
+
+"Break" follows references backwards: nothing goes while something the client holds, or is about to hold, names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from functools import lru_cache
+
+from envoy.config.cluster.v3 import cluster_pb2
 
 from controlplane.snapshot import resource as types
-from controlplane.snapshot.consistency import Reference, references
+from controlplane.snapshot.consistency import Reference, part_references, references
 from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.channel import ABSENT, Channel, Form
+
+WARMING_S = 1.0
+"""A cluster that was sent is accepted by then, unless it is slow to warm: Envoy accepts none before all are warm."""
+RESOLVED_S = 5.0
+"""By then a cluster is warm, if it is not for its sake that the client says nothing: others were sent before it."""
+
+
+class Standing(Enum):
+    """How a client stands to a cluster that it should have."""
+
+    MISSING = "missing"
+    """It was not sent, or only just, or may have been removed."""
+    LATE = "late"
+    """It was sent, and the client says nothing: it may be warming. Envoy answers 503 for it until it is warm."""
+    WARM = "warm"
+
 
 _REFERRERS: Mapping[str, frozenset[str]] = {
     types.CLUSTER: frozenset({types.LISTENER, types.ROUTE, types.VIRTUAL_HOST, types.EXTENSION}),
@@ -40,18 +63,78 @@ class Needs:
         """Something was sent, answered or forgotten."""
         self._used = None
 
-    def is_ready(self, form: Resource) -> bool:
-        """Every cluster the form names is accepted by this client, and no removal of it is on its way.
+    def is_ready(self, form: Resource, now: float) -> bool:
+        """Every cluster the form names is there for this client, or has had its time to become warm.
 
         As far as it asks for clusters on this stream.
         """
+        return not any(self._standing(name, now) is Standing.MISSING for name in self._clusters_of(form))
+
+    def as_far_as_warm(self, target: Resource, accepted: Form, now: float) -> Resource:
+        """The target, but what it would move to a cluster that is late stays where the client has it.
+
+        What is new goes out all the same: it works as soon as the cluster does.
+        """
+        late = {name for name in self._clusters_of(target) if self._standing(name, now) is Standing.LATE}
+        if not late or not isinstance(accepted, Resource) or accepted.version == target.version:
+            return target
+        if not target.parts:
+            return accepted
+        stay = {
+            part.key: before.kept
+            for part, named in part_references(target)
+            if not late.isdisjoint(one.name for one in named if one.type_url == types.CLUSTER)
+            and (before := accepted.parts_by_key.get(part.key)) is not None
+            and before.kept != part.kept
+        }
+        return target.replacing(stay) if stay else target
+
+    def looked_at_again(self) -> Iterator[float]:
+        """When clusters that are not accepted yet count as late, and when as warm."""
+        clusters = self._channels.get(types.CLUSTER)
+        if clusters is not None:
+            for _, sent_at in self._unanswered(clusters).values():
+                yield from (sent_at + WARMING_S, sent_at + RESOLVED_S)
+
+    def _clusters_of(self, form: Resource) -> list[str]:
         clusters = self._channels.get(types.CLUSTER)
         if clusters is None or form.type_url == types.CLUSTER:
-            return True
-        return not any(
-            clusters.acked.get(reference.name, ABSENT) is ABSENT or clusters.may_lack(reference.name)
-            for reference in references(form)
-            if reference.type_url == types.CLUSTER and clusters.subscription.covers(reference.name)
+            return []
+        named = (one.name for one in references(form) if one.type_url == types.CLUSTER)
+        return [name for name in named if clusters.subscription.covers(name)]
+
+    def _standing(self, name: str, now: float) -> Standing:
+        clusters = self._channels[types.CLUSTER]
+        if clusters.acked.get(name, ABSENT) is not ABSENT and not clusters.may_lack(name):
+            return Standing.WARM
+        form = clusters.offered_form(name)
+        _, sent_at = clusters.first_sent.get(name, ("", now))
+        if not isinstance(form, Resource) or now - sent_at < WARMING_S:
+            return Standing.MISSING
+        if self._has_endpoints_of(form) and not _has_health_checks(form.body):
+            return Standing.WARM
+        is_first = sent_at <= min((at for _, at in self._unanswered(clusters).values()), default=sent_at)
+        return Standing.LATE if is_first or now - sent_at < RESOLVED_S else Standing.WARM
+
+    @staticmethod
+    def _unanswered(clusters: Channel) -> Mapping[str, tuple[str, float]]:
+        """Names that unanswered offers speak of, with the version that was sent and when."""
+        offered = {name for offer in clusters.offers.values() for name in offer.changes}
+        return {name: clusters.first_sent[name] for name in offered & clusters.first_sent.keys()}
+
+    def _has_endpoints_of(self, cluster: Resource) -> bool:
+        """The client has accepted the endpoints that were sent after the cluster: it has the cluster."""
+        endpoints = self._channels.get(types.ENDPOINT)
+        named = [one.name for one in references(cluster) if one.type_url == types.ENDPOINT]
+        return (
+            endpoints is not None
+            and bool(named)
+            and all(
+                isinstance(endpoints.acked.get(name), Resource)
+                and name not in endpoints.owed
+                and endpoints.offered_form(name) is None
+                for name in named
+            )
         )
 
     def is_used(self, type_url: str, name: str) -> bool:
@@ -111,3 +194,8 @@ class Needs:
                     unknown.add(channel.type_url)
         self._used, self._unknown = used, frozenset(unknown)
         return used
+
+
+@lru_cache(maxsize=4_096)
+def _has_health_checks(cluster: bytes) -> bool:
+    return bool(cluster_pb2.Cluster.FromString(cluster).health_checks)

@@ -47,4 +47,4 @@ def named(memory: Memory, channel: Channel, version: str, names: Iterable[str]) 
     """State of the world, by name: all is sent again, and until that is accepted the old forms may be in use."""
     known = memory.state(channel.type_url, version) or {}
     for name in names:
-        channel.acked[name] = known.get(name) or Elsewhere(version)
+        channel.sent[name] = channel.acked[name] = known.get(name) or Elsewhere(version)

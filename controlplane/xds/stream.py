@@ -42,13 +42,15 @@ from controlplane.xds.protocol import (
     Verdict,
 )
 from controlplane.xds.recall import Memory
-from controlplane.xds.subscription import is_collection
+from controlplane.xds.subscription import WILDCARD, is_collection
+from controlplane.xds.turn import next_turn
 
 PATIENCE_S = 1.0
 """Envoy withholds the acknowledgement of clusters until they are warm. After this long, newer state is sent anyway."""
 
-ARRIVAL_S = 5.0
-"""A client that comes back says type by type what it still has. For so long nothing it may be using is taken away."""
+ARRIVAL_S = 1.0
+"""A client that comes back says type by type what it still has. Until nothing new was said for so long, nothing that it
+may be using is taken away."""
 
 TYPES_PER_STREAM = 32
 
@@ -81,7 +83,8 @@ class Stream:
         self._patience_s = patience_s
         self._responses = 0
         self._gone_unsaid = False
-        self._began = 0.0
+        self._new_type_at = 0.0
+        self._looked_at = 0.0
         self._came_back = False
         self._verdicts: list[Verdict] = []
         self._endpoints_due: set[str] = set()
@@ -92,7 +95,6 @@ class Stream:
     def receive(self, request: SotwRequest | DeltaRequest, now: float) -> None:
         """Takes one request. Raises ProtocolError when the stream must end."""
         self._meet(request.node)
-        self._began = now if not self.channels else self._began
         type_url = request.type_url or self.type_url or ""
         if not type_url:
             raise ProtocolError("type URL is required for an aggregated stream")
@@ -101,6 +103,8 @@ class Stream:
         is_first = type_url not in self.channels
         if is_first and len(self.channels) >= TYPES_PER_STREAM:
             raise ProtocolError(f"more than {TYPES_PER_STREAM} types on one stream")
+        if is_first:
+            self._new_type_at = now
         channel = self.channels.setdefault(type_url, Channel(type_url))
         channel.requests += 1
         match request:
@@ -121,6 +125,8 @@ class Stream:
                 self._greet()
                 continue
             changed = changed_names(old, snapshot, channel.type_url)
+            if changed:
+                channel.suspects.is_overtaken = True
             if changed and channel.type_url == types.VIRTUAL_HOST:
                 channel.dirty.update(self._scope(channel))  # any of them may be the alias of any virtual host
             for name in changed:
@@ -136,8 +142,12 @@ class Stream:
         """The next response to write, if there is one. Call again until it gives None."""
         if self.target is None:
             return None
+        self._looked_at = now
         self._needs.is_arriving = (
-            self._came_back and now - self._began < ARRIVAL_S and not self._needs.has_asked_for_all()
+            self._came_back
+            and self.type_url is None
+            and now - self._new_type_at < ARRIVAL_S
+            and not self._needs.has_asked_for_all()
         )
         for each in self.channels.values():
             each.owe(lifetime.expired(each, now))
@@ -151,8 +161,11 @@ class Stream:
                     if response is not None:
                         return response
         if self._knows_ttl:
-            beats = (self._heartbeat(channel, now) for channel in self.channels.values() if channel.told)
-            return next((beat for beat in beats if beat is not None), None)
+            for channel in self.channels.values():
+                beat = lifetime.heartbeat(self.variant, channel, now)
+                if beat is not None:
+                    nothing = Offer(changes={}, content=frozenset(), sent_at=now, is_trial=False)
+                    return self._send(channel, beat, nothing)
         return None
 
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -171,20 +184,22 @@ class Stream:
 
     def wake_at(self) -> float | None:
         """When time alone makes a difference: an offer has been unanswered for too long, a time to live runs out."""
-        waiting = [
+        is_waiting = any(channel.dirty for channel in self.channels.values())
+        answers = [
             offer.sent_at + self._patience_s
             for channel in self.channels.values()
-            if channel.dirty and not channel.suspects
+            if channel.dirty
             for offer in channel.offers.values()
         ]
+        warm = self._needs.looked_at_again() if is_waiting else ()
         beats = [
             lifetime.due(channel, form)
             for channel in self.channels.values()
             if channel.told and not channel.offers
             for form in lifetime.held(channel)
         ]
-        arrival = [self._began + ARRIVAL_S] if self._needs.is_arriving else []
-        return min((*waiting, *beats, *arrival), default=None)
+        arrival = [self._new_type_at + ARRIVAL_S] if self._needs.is_arriving else []
+        return min((at for at in (*answers, *warm, *beats, *arrival) if at > self._looked_at), default=None)
 
     # Requests
 
@@ -257,7 +272,7 @@ class Stream:
             channel.forget_uncovered()
         if channel.subscription.folders - folders:
             channel.dirty.update(self._scope(channel))
-        if channel.subscription.is_wildcard and not was_wildcard:
+        if channel.subscription.is_wildcard and (not was_wildcard or WILDCARD in request.subscribe):
             channel.must_answer = True
             channel.dirty.update(self._scope(channel))
 
@@ -274,19 +289,25 @@ class Stream:
 
     def _offer(self, channel: Channel, now: float) -> Response | None:
         while True:
-            names = self._candidates(channel, now)
-            if names is None:
+            turn = next_turn(channel, self.variant, now, self._patience_s)
+            if turn is None:
                 return None
-            changes = self._changes(channel, names)
+            changes = self._changes(channel, turn.names, now)
             if not changes and not channel.must_answer:
-                if len(names) < len(channel.dirty) and not channel.offers and not channel.dirty.issuperset(names):
+                if len(turn.names) < len(channel.dirty) and not channel.dirty.issuperset(turn.names):
                     continue  # what was being tried is settled; there is more
                 return None
             if channel.offers and self.variant is Variant.SOTW:
                 channel.withdraw()
-                changes = self._changes(channel, tuple(channel.dirty))
+                changes = self._changes(channel, turn.names if turn.is_narrow else tuple(channel.dirty), now)
             response, offer = compose(
-                self.variant, channel, self.target or EMPTY, changes, now=now, is_visible=self._may_see
+                self.variant,
+                channel,
+                self.target or EMPTY,
+                changes,
+                now=now,
+                is_trial=turn.is_trial,
+                is_visible=self._may_see,
             )
             if changes and offer.content in channel.refused:
                 # What would be sent is what was refused already: the client's answer is known.
@@ -305,42 +326,28 @@ class Stream:
                 return None
             return self._send(channel, response, offer)
 
-    def _candidates(self, channel: Channel, now: float) -> tuple[str, ...] | None:
-        """Names that may be in the next response; None when the client has to answer the last one first."""
-        trial = next((name for name, trial in channel.part_trials.items() if not trial.is_concluded), None)
-        is_trying = bool(channel.suspects) or trial is not None
-        if channel.offers:
-            oldest = next(iter(channel.offers.values()))
-            if is_trying or now - oldest.sent_at < self._patience_s:
-                return None if is_trying or self.variant is Variant.SOTW else tuple(channel.owed)
-        if trial in channel.dirty:
-            return (trial,)
-        while channel.suspects:
-            suspects = tuple(name for name in channel.suspects.current if name in channel.dirty)
-            if suspects:
-                return suspects
-            channel.suspects.done()
-        return tuple(channel.dirty)
-
-    def _changes(self, channel: Channel, names: Iterable[str]) -> dict[str, Form]:
+    def _changes(self, channel: Channel, names: Iterable[str], now: float) -> dict[str, Form]:
         changes: dict[str, Form] = {}
         for name in sorted(names):
             sent = channel.sent.get(name)
-            wanted = self._wanted(channel, name)
+            wanted = self._wanted(channel, name, now)
             if wanted is None:
                 if name in channel.owed and isinstance(sent, Resource):
                     changes[name] = sent
-            elif name in channel.owed:
+            elif (
+                name in channel.owed
+                or wanted.version != (sent or ABSENT).version
+                or channel.may_differ(name, wanted.version)
+            ):
                 changes[name] = wanted
-            elif wanted.version == (sent or ABSENT).version and not channel.may_differ(name, wanted.version):
+            elif name not in channel.provisional:
                 channel.settle(name)
-            else:
-                changes[name] = wanted
         return changes
 
-    def _wanted(self, channel: Channel, name: str) -> Form | None:
+    def _wanted(self, channel: Channel, name: str, now: float) -> Form | None:
         """What the client should have under the name now; None when it must stay as it is for the moment."""
         target = self._find(channel, name)
+        channel.provisional.discard(name)
         if target is None:
             channel.acquit(name)
         if target is None or not channel.subscription.covers(name) or not self._may_see(channel, target):
@@ -350,13 +357,16 @@ class Stream:
             if channel.type_url in REPEATED and name in channel.subscription.names and not self._sees_policies:
                 return held  # what names it may be draining still; the client takes the name back when it is done
             return None if self._needs.is_used(channel.type_url, name) else ABSENT
-        form, verdicts = blame.tried(channel, target)
+        possible = self._needs.as_far_as_warm(target, channel.acked.get(name, ABSENT), now)
+        if possible is not target:
+            channel.provisional.add(name)
+        form, verdicts = blame.tried(channel, possible)
         self._verdicts += verdicts
         if form.version == channel.sent.get(name, ABSENT).version:
             return form
         if channel.type_url in self.held_back:
             return None
-        if isinstance(form, Resource) and not self._needs.is_ready(form):
+        if isinstance(form, Resource) and not self._needs.is_ready(form, now):
             return None
         return form
 
@@ -377,21 +387,6 @@ class Stream:
             self._memory.note_state(channel.type_url, response.version, response.resources)
         self._needs.outdated()
         return response
-
-    def _heartbeat(self, channel: Channel, now: float) -> Response | None:
-        """Resources whose time to live runs out; the client must answer before the next."""
-        held = () if channel.offers else lifetime.refreshed(self.variant, channel, now)
-        if not held:
-            return None
-        response = Response(
-            variant=self.variant,
-            type_url=channel.type_url,
-            version=channel.last_version,
-            nonce="",
-            resources=held,
-            heartbeat=self.variant is Variant.DELTA,
-        )
-        return self._send(channel, response, Offer(changes={}, content=frozenset(), sent_at=now, is_trial=False))
 
     def _owe_short_lived(self, channel: Channel) -> None:
         """A client that comes back may have forgotten these, whatever version it names; their lives begin anew."""

@@ -51,7 +51,7 @@ class Subscription:
             self.is_wildcard = True
         if WILDCARD in added:
             self.is_wildcard = True
-        if WILDCARD in dropped:
+        if WILDCARD in dropped - added:
             self.is_wildcard = False
         self.has_named = self.has_named or bool(added)
         named = added - {WILDCARD, ""}

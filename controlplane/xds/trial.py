@@ -18,10 +18,13 @@ from controlplane.snapshot.resource import Part, Resource
 class Suspects:
     """Groups of names still to be tried, one group at a time."""
 
-    __slots__ = ("_groups",)
+    __slots__ = ("_groups", "_postponed", "is_overtaken")
 
     def __init__(self) -> None:
+        self.is_overtaken = False
+        """Something else is wanted since they were refused."""
         self._groups: deque[tuple[str, ...]] = deque()
+        self._postponed: set[tuple[str, ...]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._groups)
@@ -30,13 +33,28 @@ class Suspects:
     def current(self) -> tuple[str, ...]:
         return self._groups[0]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """All that are still to be tried."""
+        return frozenset(name for group in self._groups for name in group)
+
     def done(self) -> None:
         if self._groups:
             self._groups.popleft()
 
+    def postpone(self) -> bool:
+        """Tries the others before the present group; False when each of them has been postponed as well."""
+        if self._postponed.issuperset(self._groups):
+            return False
+        self._postponed.add(self._groups[0])
+        self._groups.rotate(-1)
+        return not self._postponed.issuperset(self._groups)
+
     def rejected(self, names: Iterable[str], text: str) -> None:
         """These were rejected together: try each half, or first the ones the client speaks of."""
         names = tuple(names)
+        if not self._groups:
+            self.clear()
         named = tuple(name for name in names if _mentions(text, name))
         if 0 < len(named) < len(names):
             halves = (named, tuple(name for name in names if name not in named))
@@ -46,7 +64,10 @@ class Suspects:
         self._groups.extendleft(reversed(halves))
 
     def clear(self) -> None:
+        """Nobody is a suspect any more."""
         self._groups.clear()
+        self._postponed.clear()
+        self.is_overtaken = False
 
 
 def _mentions(text: str, name: str) -> bool:

@@ -14,6 +14,7 @@ from tests.xds.rows import BEHAVIOURS, ROWS, Variant
 MODULES = (
     "test_checklist",
     "test_order",
+    "test_slow_to_warm",
     "test_lifetime",
     "test_on_demand",
     "test_behaviours",

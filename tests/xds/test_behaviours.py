@@ -15,10 +15,14 @@ EVERY = (*FULL, *NAMED)
 
 
 def after_arrival(play: Play) -> set[str]:
-    """What is said until a client that came back had the time to say everything it has: changes and removals apart."""
+    """What is said until a client that came back has said everything it has: changes and removals apart.
+
+    On a stream of its own for the type that is at once.
+    """
     lines = play.talk()
-    play.now += 6.0
-    lines += play.talk()
+    if play.variant.is_aggregated:
+        play.now += 1.0
+        lines += play.talk()
     apart = [line.replace(" -", "\n" + line.partition(" ")[0] + " -").splitlines() for line in lines]
     return {one for several in apart for one in several if " " in one}
 

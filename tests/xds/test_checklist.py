@@ -328,6 +328,20 @@ def test_empty_name(variant: Variant, kind: str) -> None:
     assert play.talk() == []
 
 
+@row("Subscription", "S6", "Everything asked for again is answered, with what is new in it", DELTA, FULL)
+def test_everything_again(variant: Variant, kind: str) -> None:
+    play = Play(variant, kind)
+    play.serve(**{kind: {"A": 1}})
+    play.ask()
+    assert play.talk() == [f"{kind} A@1"]
+    play.ask("*")
+    assert play.talk() == [kind]
+    play.ask("*", drop=("*",))
+    assert play.talk() == [kind]
+    play.serve(**{kind: {"A": 2}})
+    assert play.talk() == [f"{kind} A@2"]
+
+
 # Grouping and deletion
 
 

@@ -92,6 +92,18 @@ def test_endpoints_after_a_changed_cluster_on_reconnect(variant: Variant) -> Non
     assert play.hears() == ["EDS a@80"]
 
 
+@row("Order", "O2c", "Endpoints of a cluster that goes are not told to be gone while it is there", (Variant.SOTW_ADS,))
+def test_endpoints_in_use_after_a_reconnect(variant: Variant) -> None:
+    history = History()
+    old = state(**swapped("a"))
+    history.remember(old)
+    play = Play(variant, history=history)
+    play.serve(state(**swapped("b")))
+    play.ask(kind="CDS", version=old.version_of(TYPES["CDS"]))
+    play.ask("a", kind="EDS", version=old.version_of(TYPES["EDS"]))
+    assert play.talk() == ["CDS a@1000 b@1000", "EDS a@80"]
+
+
 @row("Order", "O3", "When the new routes are rejected the old cluster stays", ADS)
 def test_rejected_routes_keep_their_cluster(variant: Variant) -> None:
     play = whole_gateway(variant, "a")
