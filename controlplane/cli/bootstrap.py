@@ -70,6 +70,17 @@ class BootstrapSettings:
             raise ValueError("--xds-certificate needs --xds-ca: a key is shown to a server that was verified")
 
 
+_DNS_RESOLVER: Json = {
+    "name": "envoy.network.dns_resolver.cares",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+        # Envoy accepts no cluster before all are warm: one whose name server is silent would take it minutes.
+        "query_timeout_seconds": 1,
+        "query_tries": 2,
+    },
+}
+
+
 def register(app: typer.Typer) -> None:
     app.command("bootstrap")(command(BootstrapSettings, _print))
 
@@ -115,6 +126,7 @@ def bootstrap(settings: BootstrapSettings) -> Json:
             "cds_config": dict(from_ads),
         },
         "static_resources": {"clusters": [_xds_cluster(settings)]},
+        "typed_dns_resolver_config": _DNS_RESOLVER,
         "overload_manager": _overload_manager(settings),
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
         "stats_config": {

@@ -1,8 +1,8 @@
 """Who needs whom, on one stream: what must be there before a form is offered, and what must not be taken away yet.
 
 Routes, listeners and extensions wait for the clusters they name; that is all of "make". One cluster that is slow to
-warm keeps Envoy from accepting any: the others are known by their endpoints, which it accepts one by one (unless it
-tries their health first), or by the time. To those that are late nothing is moved that works; what is new goes out.
+warm keeps Envoy from accepting any, and from refusing: the others are known by their endpoints, which it accepts one by
+one (unless it tries their health first). To those that are late nothing is moved that works; what is new goes out.
 
 "Break" follows references backwards: nothing goes while something the client holds, or is about to hold, names it.
 """
@@ -23,8 +23,6 @@ from controlplane.xds.channel import ABSENT, Channel, Form
 
 WARMING_S = 1.0
 """A cluster that was sent is accepted by then, unless it is slow to warm: Envoy accepts none before all are warm."""
-RESOLVED_S = 5.0
-"""By then a cluster is warm, if it is not for its sake that the client says nothing: others were sent before it."""
 
 
 class Standing(Enum):
@@ -90,11 +88,11 @@ class Needs:
         return target.replacing(stay) if stay else target
 
     def looked_at_again(self) -> Iterator[float]:
-        """When clusters that are not accepted yet count as late, and when as warm."""
+        """When clusters that are not accepted yet count as late."""
         clusters = self._channels.get(types.CLUSTER)
         if clusters is not None:
-            for _, sent_at in self._unanswered(clusters).values():
-                yield from (sent_at + WARMING_S, sent_at + RESOLVED_S)
+            offered = {name for offer in clusters.offers.values() for name in offer.changes}
+            yield from (clusters.first_sent[name][1] + WARMING_S for name in offered & clusters.first_sent.keys())
 
     def _clusters_of(self, form: Resource) -> list[str]:
         clusters = self._channels.get(types.CLUSTER)
@@ -111,16 +109,8 @@ class Needs:
         _, sent_at = clusters.first_sent.get(name, ("", now))
         if not isinstance(form, Resource) or now - sent_at < WARMING_S:
             return Standing.MISSING
-        if self._has_endpoints_of(form) and not _has_health_checks(form.body):
-            return Standing.WARM
-        is_first = sent_at <= min((at for _, at in self._unanswered(clusters).values()), default=sent_at)
-        return Standing.LATE if is_first or now - sent_at < RESOLVED_S else Standing.WARM
-
-    @staticmethod
-    def _unanswered(clusters: Channel) -> Mapping[str, tuple[str, float]]:
-        """Names that unanswered offers speak of, with the version that was sent and when."""
-        offered = {name for offer in clusters.offers.values() for name in offer.changes}
-        return {name: clusters.first_sent[name] for name in offered & clusters.first_sent.keys()}
+        is_warm = self._has_endpoints_of(form) and not _has_health_checks(form.body)
+        return Standing.WARM if is_warm else Standing.LATE
 
     def _has_endpoints_of(self, cluster: Resource) -> bool:
         """The client has accepted the endpoints that were sent after the cluster: it has the cluster."""

@@ -1,9 +1,8 @@
 """Whose turn it is: which names may be in the next response of a type.
 
 A client is given time to answer. While it is being found out what it refuses, only what is tried is sent. But Envoy
-refuses at once, and accepts clusters only when all of them are warm: for one name server that does not answer, what is
-tried would be waited for for minutes. So after the patience the others are tried. Silence proves nothing, and nobody is
-blamed for it.
+says nothing of clusters before all of them are warm: for one whose name server is silent, what is tried would be waited
+for for long. So after the patience the others are tried. Silence proves nothing, and nobody is blamed for it.
 """
 
 from __future__ import annotations

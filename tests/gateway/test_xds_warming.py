@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2 as cares_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
-from controlplane.snapshot.resource import Resource
+from controlplane.snapshot import resource as types
+from controlplane.snapshot.resource import Resource, whole
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
+from tests.support.client import Address, request
 from tests.support.envoy import Envoy
 from tests.support.origin import Origin
+from tests.support.silence import silent_name_server
 from tests.support.waiting import free_port, until
 from tests.xds import made
+from tests.xds.rows import ADS, Variant, row
 from tests.xds.served import following, serving, synced
 
 pytestmark = pytest.mark.gateway
@@ -114,3 +120,69 @@ async def test_a_plain_grpc_client_can_see_the_service(run_folder: Path) -> None
         )
         assert list((await call.read()).removed_resources) == ["x"]
         call.cancel()
+
+
+def silent_name(name: str, server: int) -> Resource:
+    """A cluster whose host name is asked of a server that never answers."""
+    resolver = cares_pb2.CaresDnsResolverConfig()
+    address = resolver.resolvers.add().socket_address
+    address.address, address.port_value = "127.0.0.1", server
+    message = cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.STRICT_DNS)
+    message.typed_dns_resolver_config.name = "envoy.network.dns_resolver.cares"
+    message.typed_dns_resolver_config.typed_config.Pack(resolver)
+    message.load_assignment.cluster_name = name
+    endpoint = message.load_assignment.endpoints.add().lb_endpoints.add().endpoint
+    endpoint.address.socket_address.address = "silent.test"
+    endpoint.address.socket_address.port_value = 80
+    return whole(types.CLUSTER, name, message.SerializeToString())
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    with silent_name_server() as port:
+        yield port
+
+
+@row(
+    "Through a real Envoy",
+    "N12",
+    "A host name that nobody resolves holds up no route to others, and takes none away",
+    ADS,
+)
+async def test_a_name_that_nobody_resolves(
+    variant: Variant, two: tuple[Origin, Origin], silent_server: int, run_folder: Path
+) -> None:
+    one, other = two
+    plane, port = ControlPlane(), free_port()
+
+    def snapshot(*more: Resource, **to: str) -> Snapshot:
+        paths = {f"/{'' if path == 'root' else path}": cluster for path, cluster in to.items()}
+        kept = [made.cluster("a"), made.endpoints("a", one.port), made.listener("l", port, "rc")]
+        return Snapshot.of([*kept, *more, made.routes("rc", paths)])
+
+    async def answers(path: str) -> str:
+        response = await request(Address(port=port), "GET", path)
+        return str(response.json()["origin"]) if response.status == 200 else str(response.status)
+
+    async def is_moved() -> bool:
+        return [await answers(path) for path in ("/", "/new")] == ["two", "two"]
+
+    slow = silent_name("slow", silent_server)
+    await plane.set_snapshot(snapshot(root="a", moved="a"))
+    protocol = "DELTA_GRPC" if variant is Variant.DELTA_ADS else "GRPC"
+    name = f"silent-{protocol}"
+    async with serving(plane) as xds, following(xds, run_folder, node=name, protocol=protocol) as envoy:
+        await synced(plane)
+        await envoy.ready()
+        await plane.set_snapshot(snapshot(slow, root="a", moved="slow", slow="slow"), revision="slow")
+        b = (made.cluster("b"), made.endpoints("b", other.port))
+        routes = {"moved": "slow", "slow": "slow", "root": "b", "new": "b"}
+        await plane.set_snapshot(snapshot(slow, *b, **routes), revision="with b")
+        await until("the routes to b", is_moved)
+        assert [await answers(path) for path in ("/moved", "/slow")] == ["one", "503"]
+        (client,) = plane.status().clients
+        assert client.verdict.value in ("pending", "silent")
+
+        await plane.set_snapshot(snapshot(*b, root="b", new="b", moved="b"), revision="without")
+        await until("everything accepted", lambda: all(one.revision == "without" for one in plane.sessions))
+        assert await answers("/moved") == "two"

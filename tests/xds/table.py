@@ -27,6 +27,7 @@ PEERS = (
     "test_xds_on_demand",
     "test_xds_lifetime",
     "test_xds_refusals",
+    "test_xds_warming",
     "test_xds_grpc_client",
     "test_xds_rate_limits",
 )

@@ -123,23 +123,6 @@ def test_health_is_waited_for(variant: Variant) -> None:
     assert routes(response) == {"/": "b"}
 
 
-@row(SECTION, "M3b", "What was sent after the one that is waited for is warm in the end", ADS)
-def test_later_ones_are_warm(variant: Variant) -> None:
-    """No endpoints tell of clusters with host names: where one name server is silent, the others are not."""
-    play, quick = with_a(variant), made.cluster("quick", eds=False, port=2)
-    play.serve(gateway(made.cluster("a"), SLOW, root="a", slow="slow"))
-    assert of_kind(play, "CDS")
-    play.now = LATE_S
-    of_kind(play, "RDS")
-    play.serve(gateway(made.cluster("a"), SLOW, quick, root="quick", slow="slow"))
-    assert of_kind(play, "CDS")
-    said: list[tuple[float, str]] = []
-    while (at := play.stream.wake_at()) is not None:
-        play.now = at
-        said += [(at, routes(one)["/"]) for one in of_kind(play, "RDS")]
-    assert said == [(pytest.approx(LATE_S + 5.0), "quick")]
-
-
 @row(SECTION, "M4", "A refused route is found also while a cluster is slow, and the others go", ADS)
 def test_refused_while_slow(variant: Variant) -> None:
     play = with_a(variant, root="a", moved="a")
