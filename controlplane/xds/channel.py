@@ -126,6 +126,13 @@ class Channel:
         if any(notes) and not self.pinned and not self.suspects and not self.offers:
             self.nack = None
 
+    def pardon(self) -> None:
+        """What the client had no place for on its host is offered again: it may have one by now."""
+        for name in [name for name, verdict in self.pinned.items() if verdict.is_of_host]:
+            del self.pinned[name]
+            self.refused = {what: text for what, text in self.refused.items() if all(one != name for one, _ in what)}
+            self.dirty.add(name)
+
     def forget_uncovered(self) -> None:
         for name in [name for name in (*self.sent, *self.dirty) if not self.subscription.covers(name)]:
             self.forget(name)

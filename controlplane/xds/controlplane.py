@@ -18,7 +18,7 @@ import structlog
 from controlplane.snapshot.consistency import check
 from controlplane.snapshot.history import History
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
-from controlplane.xds import metrics, report, told
+from controlplane.xds import metrics, report
 from controlplane.xds.canary import Trial, choose
 from controlplane.xds.channel import Channel
 from controlplane.xds.clients import AllowList, admit, is_on_this_machine
@@ -30,7 +30,8 @@ from controlplane.xds.needs import Needs
 from controlplane.xds.policy import Inconsistent, Outcome, Policy
 from controlplane.xds.protocol import Node, Verdict
 from controlplane.xds.quarantine import Held, Quarantine
-from controlplane.xds.session import Session, alike, others_accept
+from controlplane.xds.refusals import Refusals
+from controlplane.xds.session import Session
 from controlplane.xds.status import HeldChange, Status
 from controlplane.xds.stream import Stream
 from serving.server import Call, Service
@@ -78,7 +79,7 @@ class ControlPlane:
         self.on_change: Callable[[], None] = lambda: None
         """Called when what should survive a restart has changed."""
         self._clock = clock
-        self._wall = wall
+        self.wall = wall
         self._allow_list = allow_list
         self._make_needs = make_needs
         self._history = History()
@@ -87,6 +88,7 @@ class ControlPlane:
         self._trial_effective: dict[str, Snapshot] = {}
         self._accepted: dict[str, Snapshot] = {}
         self._waiting: _Waiting | None = None
+        self._refusals = Refusals(self, self.policy.patience_s)
         self._gate = PolicyGate(self.policy.policy_patience_s, self._gate_opened)
         self._news = asyncio.Event()
 
@@ -115,6 +117,10 @@ class ControlPlane:
             self.end_trial(is_good=False)
             self.revision, self.source = revision, "manifests"
             self._waiting = None
+            for session in self.sessions:
+                if session.stream.target is not None:
+                    session.stream.publish(session.stream.target)  # whoever asks again has a reason
+                    session.wake()
             self._settle()
             return Outcome.UNCHANGED
         before = EMPTY if confirmed or self.snapshot is None else self.snapshot
@@ -346,8 +352,6 @@ class ControlPlane:
             _log.error("Envoy too old", client=node.id, version=node.version, oldest=oldest)
             session.refuse(f"Envoy {node.version} is too old: what is served here needs {oldest} or later")
             return
-        if node is not None and not any(alike(self.sessions, session)) and self.quarantine.forgive(node.kind):
-            self._effective.pop(node.kind, None)
         self._publish(session)
 
     def _is_too_old(self, node: Node) -> bool:
@@ -355,26 +359,14 @@ class ControlPlane:
         return node.agent == "envoy" and oldest is not None and release is not None and release < oldest
 
     def quiet(self, session: Session) -> None:
-        stream = session.stream
-        verdicts = stream.verdicts()
-        if verdicts and stream.node is not None:
-            kind = stream.node.kind
-            is_new = False
-            for verdict in verdicts:
-                if others_accept(self.sessions, session, verdict):
-                    told.refused_alone(verdict, stream.node.id)
-                    continue
-                held = self.quarantine.add(kind, stream.node.id, verdict, self._wall())
-                if held is not None:
-                    is_new = True
-                    told.kept_back(held)
-            if is_new:
-                self._effective.pop(kind, None)
-                self._trial_effective.pop(kind, None)
-                for other in self.sessions:
-                    if other.stream.node is not None and other.stream.node.kind == kind:
-                        self._publish(other)
-                self.on_change()
+        if self._refusals.hear(session) and session.stream.node is not None:
+            kind = session.stream.node.kind
+            self._effective.pop(kind, None)
+            self._trial_effective.pop(kind, None)
+            for other in self.sessions:
+                if other.stream.node is not None and other.stream.node.kind == kind:
+                    self._publish(other)
+            self.on_change()
         self._settle_one(session)
         self._gate.check(self._services())
 
@@ -395,6 +387,9 @@ class ControlPlane:
 
     def left(self, session: Session) -> None:
         if self.sessions.pop(session, 0) is None:
+            self._refusals.forget(session)
+            if session.stream.node is not None and not session.stream.node.agent:
+                self._accepted.pop(session.stream.node.kind, None)
             metrics.CLIENTS.set(len(self.sessions))
             self._gate.check(self._services())
             self._tell()
@@ -445,4 +440,4 @@ class ControlPlane:
         )
 
     def status(self) -> Status:
-        return report.status(self, self._clock(), self._wall())
+        return report.status(self, self._clock(), self.wall())

@@ -5,6 +5,7 @@ Nothing here knows protobuf or gRPC; `codec` turns bytes into these and back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -45,6 +46,9 @@ TTL_FEATURE = "xds.config.supports-resource-ttl"
 SOTW_WRAPPER_FEATURE = "xds.config.resource-in-sotw"
 
 
+_CANNOT_BIND = re.compile(r"cannot bind|address (already )?in use|cannot assign requested address", re.IGNORECASE)
+
+
 class ProtocolError(Exception):
     """The client broke the protocol; its stream ends with INVALID_ARGUMENT and this text."""
 
@@ -62,8 +66,8 @@ class Node:
 
     @property
     def kind(self) -> str:
-        """Clients of one kind accept and reject the same resources."""
-        return f"{self.agent}/{self.version}"
+        """Clients of a kind accept and reject the same resources. Who does not say what it is has a kind of its own."""
+        return f"{self.agent}/{self.version}" if self.agent else f"node {self.id}"
 
     @property
     def release(self) -> tuple[int, int] | None:
@@ -133,3 +137,8 @@ class Verdict:
     text: str
     """The client's own words."""
     origins: tuple[Origin, ...] = ()
+
+    @property
+    def is_of_host(self) -> bool:
+        """It is about the host of the client: an address that a listener cannot have there."""
+        return self.type_url == types.LISTENER and _CANNOT_BIND.search(self.text) is not None

@@ -13,11 +13,12 @@ from hashlib import blake2b
 
 from controlplane.origin import Origin
 from controlplane.snapshot.consistency import Reference, part_references, references
-from controlplane.snapshot.resource import LISTENER, Part, Resource, whole
+from controlplane.snapshot.resource import Part, Resource, whole
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds.protocol import Verdict
 
 VERDICTS_PER_KIND = 10_000
+KINDS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,13 @@ class Held:
     @property
     def key(self) -> tuple[str, str, str | None, str]:
         return (self.type_url, self.name, self.part, self.digest)
+
+    def is_about(self, resource: Resource) -> bool:
+        """The resource has the content that was rejected."""
+        if self.part is None:
+            return _digest(resource.body) == self.digest
+        part = resource.parts_by_key.get(self.part)
+        return part is not None and _digest(part.body) == self.digest
 
 
 class Quarantine:
@@ -67,6 +75,8 @@ class Quarantine:
         if held.key in known or len(known) >= VERDICTS_PER_KIND:
             return None
         known[held.key] = held
+        if len(self._by_kind) > KINDS:
+            del self._by_kind[next(iter(self._by_kind))]
         return held
 
     def of_kind(self, kind: str) -> tuple[Held, ...]:
@@ -93,15 +103,9 @@ class Quarantine:
                 key: held for key, held in known.items() if any(_applies(held, snapshot) for snapshot in snapshots)
             }
 
-    def forgive(self, kind: str) -> bool:
-        """Drops verdicts about whole listeners; whether there were any.
-
-        Whether a listener can be had depends on the host too: its port may have been taken, and be free by now.
-        """
-        known = self._by_kind.get(kind, {})
-        kept = {key: held for key, held in known.items() if held.type_url != LISTENER or held.part is not None}
-        self._by_kind[kind] = kept
-        return len(kept) < len(known)
+    def drop(self, held: Held) -> None:
+        """It is not kept back any more."""
+        self._by_kind.get(held.kind, {}).pop(held.key, None)
 
     def effective(self, kind: str, snapshot: Snapshot, accepted: Snapshot = EMPTY) -> Snapshot:
         """What clients of the kind are served: the snapshot without what they rejected and what depends on that.
@@ -116,11 +120,7 @@ class Quarantine:
 
 def _applies(held: Held, snapshot: Snapshot) -> bool:
     resource = snapshot.get(held.type_url, held.name)
-    if resource is None:
-        return False
-    if held.part is None:
-        return _digest(resource.body) == held.digest
-    return any(part.key == held.part and _digest(part.body) == held.digest for part in resource.parts)
+    return resource is not None and held.is_about(resource)
 
 
 def _replacements(held: Iterable[Held], snapshot: Snapshot) -> Mapping[tuple[str, str], Resource | None]:

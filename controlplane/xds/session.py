@@ -7,14 +7,13 @@ nothing queues for it. This is the shell of `stream`: it has the clock and the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import grpc
 
-from controlplane.xds.channel import ABSENT
 from controlplane.xds.codec import Encoder, delta_request, sotw_request
-from controlplane.xds.protocol import DeltaRequest, Node, ProtocolError, SotwRequest, Variant, Verdict
+from controlplane.xds.protocol import DeltaRequest, Node, ProtocolError, SotwRequest, Variant
 from controlplane.xds.stream import Stream
 from serving.server import Call
 
@@ -132,20 +131,3 @@ class Session:
                 self._has_joined = True
                 self._owner.joined(self)
             self._wake.set()
-
-
-def alike(sessions: Iterable[Session], one: Session) -> Iterator[Session]:
-    """The others of its kind."""
-    kind = one.stream.node.kind if one.stream.node is not None else ""
-    for other in sessions:
-        if other is not one and other.stream.node is not None and other.stream.node.kind == kind:
-            yield other
-
-
-def others_accept(sessions: Iterable[Session], refusing: Session, verdict: Verdict) -> bool:
-    """Another client of the kind has it: what this one says is about itself, a port it cannot bind for one."""
-    return any(
-        channel.acked.get(verdict.name, ABSENT).version == verdict.version
-        for other in alike(sessions, refusing)
-        if (channel := other.stream.channels.get(verdict.type_url)) is not None
-    )

@@ -120,6 +120,7 @@ class Stream:
         """From now on this is what the client should have. Anything older not sent yet never will be."""
         old, self.target = self.target, snapshot
         for channel in self.channels.values():
+            channel.pardon()
             if old is None:
                 channel.dirty.update(self._scope(channel))
                 self._greet()

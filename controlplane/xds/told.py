@@ -36,3 +36,8 @@ def kept_back(held: Held) -> None:
         reason=held.text,
     )
     metrics.KEPT_BACK.labels(type=kind).inc()
+
+
+def lifted(held: Held, client: str) -> None:
+    """Another client of the kind has accepted it: nobody is spared it any more."""
+    _log.info("kept back no longer: accepted by another client", resource=held.name, part=held.part, client=client)

@@ -268,14 +268,16 @@ async def test_status_tells_what_each_client_has() -> None:
         assert (cured.verdict.value, cured.types[0].state, cured.types[0].nack) == ("synced", "ACKED", None)
 
 
+def like_envoy(name: str) -> base_pb2.Node:
+    return base_pb2.Node(id=name, user_agent_name="envoy")
+
+
 async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> None:
-    """A port that is taken on one machine must not take the listener from all the others."""
     plane = await plane_with(CDS={"A": 1})
-    there, here = (base_pb2.Node(id=name, user_agent_name="envoy") for name in ("there", "here"))
     async with (
         serving(plane) as port,
-        connected(port, Variant.DELTA_EACH, node=there) as good,
-        connected(port, Variant.DELTA_EACH, node=here) as bad,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("there")) as good,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("here")) as bad,
     ):
         for client in (good, bad):
             await client.ask("CDS", "A")
@@ -283,34 +285,106 @@ async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> 
         await numbered(plane, 2)
         await good.hear()
         await until("accepted by one", lambda: any(s.revision == "2" for s in plane.sessions))
-        await bad.answer(await bad.hear(ack=False), "cannot bind")
+        await bad.answer(await bad.hear(ack=False), "no")
         await until("both quiet", lambda: all(s.stream.is_settled for s in plane.sessions))
         assert plane.status().kept_back == ()
         assert await good.is_quiet()
         assert await bad.is_quiet(), "and it is not offered again"
         waited = await wait_until_live(plane, 1.0)
-        assert waited.reasons == ('A: here refuses Cluster "A": cannot bind',)
+        assert waited.reasons == ('A: here refuses Cluster "A": no',)
 
 
-async def test_a_refused_listener_is_offered_to_a_client_that_comes_alone() -> None:
-    """Its port may be free by now; beside others that still refuse it, it is not offered again."""
+async def test_who_refuses_first_does_not_decide_for_those_who_are_being_asked() -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with (
+        serving(plane) as port,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("there")) as good,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("here")) as bad,
+    ):
+        for client in (good, bad):
+            await client.ask("CDS", "A")
+            await client.hear()
+        await numbered(plane, 2)
+        asked = await good.hear(ack=False)
+        await bad.answer(await bad.hear(ack=False), "no")
+        await until("the refusal is heard", lambda: any(s.nacks for s in plane.sessions))
+        assert await good.is_quiet(0.1)
+        assert plane.status().kept_back == ()
+        await good.answer(asked)
+        await until("both quiet", lambda: all(s.stream.is_settled for s in plane.sessions))
+        assert plane.status().kept_back == ()
+        assert await good.is_quiet()
+        async with connected(port, Variant.DELTA_EACH, node=like_envoy("later")) as later:
+            await later.ask("CDS", "A")
+            assert (await later.hear()).resources[0].version == asked.resources[0].version
+
+
+async def test_who_says_nothing_is_not_waited_for_and_may_still_accept() -> None:
+    plane = ControlPlane(Policy(patience_s=0.2))
+    await numbered(plane, 1)
+    async with (
+        serving(plane) as port,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("stuck")) as stuck,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("here")) as bad,
+    ):
+        for client in (stuck, bad):
+            await client.ask("CDS", "A")
+            await client.hear()
+        await numbered(plane, 2)
+        asked = await stuck.hear(ack=False)
+        await bad.answer(await bad.hear(ack=False), "no")
+        await until("kept back from all", lambda: plane.status().kept_back)
+        await stuck.answer(asked)
+        await until("from nobody", lambda: not plane.status().kept_back)
+
+        async def has_it() -> bool:
+            async with connected(port, Variant.DELTA_EACH, node=like_envoy("later")) as later:
+                await later.ask("CDS", "A")
+                return (await later.hear()).resources[0].version == asked.resources[0].version
+
+        assert await has_it()
+
+
+async def test_who_does_not_say_what_it_is_decides_for_itself_only() -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with (
+        serving(plane) as port,
+        connected(port, Variant.DELTA_EACH, node=base_pb2.Node(id="one")) as one,
+        connected(port, Variant.DELTA_EACH, node=base_pb2.Node(id="other")) as other,
+    ):
+        await one.ask("CDS", "A")
+        await one.answer(await one.hear(ack=False), "no")
+        await until("kept back", lambda: plane.status().kept_back)
+        await other.ask("CDS", "A")
+        assert names(await other.hear()) == ["A"]
+
+
+TAKEN = "error adding listener 'L': cannot bind '127.0.0.1:80': Address already in use"
+
+
+async def test_a_listener_that_has_no_place_on_one_host_is_offered_to_all_others_and_again_at_each_edit() -> None:
     plane = ControlPlane()
     await plane.set_snapshot(state(LDS={"L": 1}))
-    async with serving(plane) as port:
-        async with connected(port, Variant.DELTA_EACH, "LDS") as first:
-            await first.ask("LDS", "L")
-            await first.answer(await first.hear(ack=False), "address in use")
-            await until("kept back", lambda: plane.status().kept_back)
-            async with connected(port, Variant.DELTA_EACH, "LDS") as second:
-                await second.ask("LDS", "L")
-                assert names(await second.hear()) == []
-            await until("one is left", lambda: len(plane.sessions) == 1)
-            assert plane.status().clients[0].verdict.value == "rejected"
-        await until("nobody is left", lambda: not plane.sessions)
-        async with connected(port, Variant.DELTA_EACH, "LDS") as third:
-            await third.ask("LDS", "L")
-            assert names(await third.hear()) == ["L"]
-            await until("nothing is kept back", lambda: plane.status().kept_back == ())
+    async with (
+        serving(plane) as port,
+        connected(port, Variant.DELTA_EACH, "LDS", node=like_envoy("here")) as here,
+        connected(port, Variant.DELTA_EACH, "LDS", node=like_envoy("there")) as there,
+    ):
+        await here.ask("LDS", "L")
+        await here.answer(await here.hear(ack=False), TAKEN)
+        await until("the refusal is heard", lambda: any(s.nacks for s in plane.sessions))
+        await there.ask("LDS", "L")
+        assert names(await there.hear()) == ["L"]
+        assert plane.status().kept_back == ()
+        waited = await wait_until_live(plane, 1.0)
+        assert waited.reasons == (f'L: here refuses Listener "L": {TAKEN}',)
+
+        assert await plane.set_snapshot(state(LDS={"L": 1})) is Outcome.UNCHANGED
+        await here.answer(await here.hear(ack=False), TAKEN)
+        assert await here.is_quiet(0.2)
+        await plane.set_snapshot(state(LDS={"L": 1}, CDS={"A": 1}))
+        assert names(await here.hear()) == ["L"]
+        assert (await wait_until_live(plane, 1.0)).is_live
 
 
 async def test_a_client_without_a_name_is_served() -> None:
