@@ -2,7 +2,7 @@
 
 One name a line: a subject alternative name or the common name of the client's certificate, `*.` for one label in front,
 `#` for comments. A line `service NAME` lets the client have policy documents too, which hold secrets. A file that
-cannot be read for a moment leaves the last list in force.
+cannot be read, or is no UTF-8, leaves the last list in force.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class AllowList:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._problem = ""
         self._stamp = self._look()
-        self._names = parse(file.read_text())
+        self._names = self._read()
 
     def refresh(self) -> bool:
         """Reads the file again if it changed. True when the list is another one now."""
@@ -42,11 +43,11 @@ class AllowList:
             stamp = self._look()
             if stamp == self._stamp:
                 return False
-            names = parse(self._file.read_text())
+            names = self._read()
         except OSError as failure:
-            _log.warning("allow-list unreadable, keeping the last one", file=str(self._file), error=str(failure))
+            self._warn(str(failure))
             return False
-        self._stamp = stamp
+        self._stamp, self._problem = stamp, ""
         is_other, self._names = names != self._names, names
         if is_other:
             _log.info("allow-list changed", clients=len(names.clients), services=len(names.services))
@@ -57,6 +58,20 @@ class AllowList:
 
     def is_service(self, identity: Iterable[str]) -> bool:
         return _matches(identity, self._names.services)
+
+    def _read(self) -> Names:
+        """Raises OSError, also for what is no text."""
+        try:
+            return parse(self._file.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as failure:
+            line = failure.object.count(b"\n", 0, failure.start) + 1
+            raise OSError(f"{self._file}:{line}: the list of clients is not UTF-8 ({failure.reason})") from failure
+
+    def _warn(self, problem: str) -> None:
+        """Once: the file is looked at every few seconds."""
+        if problem != self._problem:
+            _log.warning("allow-list unreadable, keeping the last one", file=str(self._file), error=problem)
+        self._problem = problem
 
     def _look(self) -> tuple[int, int, int]:
         stat = self._file.stat()

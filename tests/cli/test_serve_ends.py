@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.tls import TlsFiles
+from tests.serving.certificates import Authority
 from tests.support.gateway import causeway
 
 
@@ -25,15 +27,40 @@ async def test_a_signal_during_the_start_ends_it_within_seconds(tmp_path: Path, 
         await process.wait()
 
 
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
+
+
+async def refused(folder: Path, *flags: object, code: int = 1) -> str:
+    """What the control plane says when it ends at once, without a traceback."""
+    (folder / "a.yaml").write_text("routes: [{path: /, respond: {status: 200}, auth: public}]\n")
+    where = ("--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state", folder / "state")
+    process = await asyncio.create_subprocess_exec(
+        *causeway("serve", folder, *where, *flags), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(30):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == code
+    assert b"Traceback" not in said
+    return said.decode()
+
+
 async def test_plain_text_for_other_machines_is_refused_in_a_line(tmp_path: Path) -> None:
     """Each process says what is wrong with its settings without a traceback."""
-    (tmp_path / "a.yaml").write_text("routes: [{path: /, respond: {status: 200}, auth: public}]\n")
-    argv = causeway("serve", tmp_path, "--xds", "0.0.0.0:0", "--admin", "127.0.0.1:0", "--state", tmp_path / "state")
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    async with asyncio.timeout(30):
-        said, _ = await process.communicate()
-    assert process.returncode == 1
-    assert b"allow it (--allow-insecure yes)" in said
-    assert b"Traceback" not in said
+    assert "allow it (--allow-insecure yes)" in await refused(tmp_path, "--xds", "0.0.0.0:0")
+
+
+def tls(files: TlsFiles) -> tuple[object, ...]:
+    return ("--xds-certificate", files.certificate, "--xds-key", files.key, "--xds-ca", files.ca)
+
+
+async def test_a_list_of_clients_that_is_no_text_is_refused_in_a_line(tmp_path: Path, authority: Authority) -> None:
+    allowed = tmp_path / "clients"
+    allowed.write_bytes("envoy.test # café\n".encode("latin-1"))
+    said = await refused(tmp_path, *tls(authority.issue("server", "control.test")), "--xds-clients", allowed)
+    assert f"{allowed}:1: the list of clients is not UTF-8" in said

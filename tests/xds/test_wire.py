@@ -15,7 +15,7 @@ from envoy.service.status.v3 import csds_pb2
 from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds import csds
-from controlplane.xds.clients import AllowList, identity
+from controlplane.xds.clients import AllowList
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.policy import Inconsistent, Outcome, Policy
 from controlplane.xds.waiting import wait_until_live
@@ -547,24 +547,3 @@ async def test_only_listed_certificates_may_connect(authority: Authority, tmp_pa
         await _ask(port, authz, "causeway", "p")
     plane.end_all()
     await server.drain(grace_s=0)
-
-
-def test_an_unreadable_list_leaves_the_last_one(tmp_path: Path) -> None:
-    file = tmp_path / "clients"
-    file.write_text("a.test\n")
-    allow_list = AllowList(file)
-    file.unlink()
-    assert not allow_list.refresh()
-    assert allow_list.allows({"a.test"})
-
-
-@pytest.mark.parametrize(
-    ("context", "found"),
-    [
-        pytest.param({"x509_subject_alternative_name": [b"A.test"], "x509_common_name": [b"b"]}, {"a.test"}, id="SAN"),
-        pytest.param({"x509_common_name": [b"b"]}, {"b"}, id="common name where there is no SAN"),
-        pytest.param({}, set(), id="no certificate"),
-    ],
-)
-def test_identity(context: dict[str, list[bytes]], found: set[str]) -> None:
-    assert identity(context) == found
