@@ -10,10 +10,14 @@ import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2 as cares_pb2
 from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.resource import Resource, whole
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds import csds
 from controlplane.xds.controlplane import ControlPlane
 from tests.support.client import Address, request
 from tests.support.envoy import Envoy
@@ -103,11 +107,35 @@ async def test_a_websocket_stays_open_through_edits(two: tuple[Origin, Origin], 
         assert sum(stats.values()) == 0
 
 
-async def test_a_plain_grpc_client_can_see_the_service(run_folder: Path) -> None:
-    """Reflection and health are there, and an unknown type is answered as missing."""
+async def test_a_plain_grpc_client_can_see_the_service() -> None:
+    """Health and reflection are there (every method of every service is told), and a type nobody knows is missing."""
     plane = ControlPlane()
     await plane.set_snapshot(Snapshot.of([]))
-    async with serving(plane) as xds, grpc.aio.insecure_channel(f"127.0.0.1:{xds}") as channel:
+    async with (
+        serving(plane, csds.service(plane)) as xds,
+        grpc.aio.insecure_channel(f"127.0.0.1:{xds}") as channel,
+    ):
+        served = [*plane.services(), csds.service(plane)]
+        told = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        for service in served:
+            await told.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=service.name))
+            described = (await told.read()).file_descriptor_response.file_descriptor_proto
+            files = map(descriptor_pb2.FileDescriptorProto.FromString, described)
+            methods = {
+                method.name
+                for file in files
+                for one in file.service
+                if f"{file.package}.{one.name}" == service.name
+                for method in one.method
+            }
+            assert methods >= {*service.stream, *service.unary}, service.name
+        told.cancel()
+
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", *(service.name for service in served)):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
         call = channel.stream_stream(
             "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
             request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
