@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from cProfile import Profile
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from controlplane.snapshot.resource import Nested, Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds.protocol import Response, Verdict
 from controlplane.xds.quarantine import Quarantine
+from controlplane.xds.trial import Suspects
 from tests.xds import made
 from tests.xds.playbook import Play, known, plain, state
 from tests.xds.rows import ADS, ALL, TYPES, Variant, row
@@ -69,6 +72,17 @@ def test_named_by_the_client(variant: Variant, kind: str) -> None:
     seen = converse(play, is_99(kind), "Error adding n042: bad")
     assert len(accepted(play, resources[0].type_url)) == 99
     assert seen <= 3
+
+
+def test_looking_for_names_in_a_refusal_costs_little_however_many_there_are() -> None:
+    """An expression for each of 10,000 names once stopped the event loop for over a second."""
+    names = [f"cluster-{index:05}" for index in range(10_000)]
+    suspects = Suspects()
+    with Profile() as profile:
+        suspects.rejected(names, "Error adding cluster-00042: bad")
+    assert suspects.current == ("cluster-00042",)
+    calls = [one.callcount for one in profile.getstats() if getattr(one.code, "co_filename", "") == re.__file__]
+    assert 0 < sum(calls) < 10
 
 
 @row(SECTION, "Q3", "Several bad ones are all found", ALL, ("CDS", "LDS"))
