@@ -91,10 +91,11 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from controlplane.xds.controlplane import ControlPlane
     from controlplane.xds.keeping import Keeper, restore
     from controlplane.xds.policy import Policy
+    from controlplane.xds.protocol import REQUEST_BYTES
     from controlplane.xds.rollout import Rollout
     from serving.admin import Admin
     from serving.process import background
-    from serving.server import Server
+    from serving.server import Limits, Server
     from serving.tls import TlsFiles
 
     plane = ControlPlane(
@@ -128,7 +129,12 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     restore(plane, settings.state)
     keeper = Keeper(plane, settings.state)
     api.register(admin, plane, process.apply, rollout, keeper.kept, watch_s=canary.watch_s)
-    server = Server([*plane.services(), csds.service(plane)], tls=tls, allow_insecure=settings.allow_insecure)
+    server = Server(
+        [*plane.services(), csds.service(plane)],
+        limits=Limits(message_bytes=REQUEST_BYTES),
+        tls=tls,
+        allow_insecure=settings.allow_insecure,
+    )
     await admin.start(settings.admin)
     async with background(process.run(), observer.run(), fleet.run(), keeper.run(), plane.watch_clients()):
         # Clients are let in when the manifests have been read once. Until then they keep what they have; what was kept

@@ -15,13 +15,20 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
 from controlplane.snapshot.resource import Resource, field
-from controlplane.xds.protocol import DeltaRequest, Node, ProtocolError, Response, SotwRequest, Variant
+from controlplane.xds.protocol import (
+    NAMES_PER_TYPE,
+    DeltaRequest,
+    Node,
+    ProtocolError,
+    Response,
+    SotwRequest,
+    Variant,
+)
 
 _NOT_FOUND = 5  # google.rpc.Code
 _CACHE_BYTES = 64 << 20
 _ENTRY_BYTES = 1 << 10
 """What an entry costs beside its bytes: small ones must not add up unseen."""
-NAMES_PER_REQUEST = 50_000
 NAME_CHARACTERS = 4_096
 ERROR_CHARACTERS = 8_192
 
@@ -157,8 +164,8 @@ def _resource_error(name: str, type_url: str) -> bytes:
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
     listed = tuple(names)
-    if len(listed) > NAMES_PER_REQUEST:
-        raise ProtocolError(f"more than {NAMES_PER_REQUEST} names in one request")
+    if len(listed) > NAMES_PER_TYPE:
+        raise ProtocolError(f"more than {NAMES_PER_TYPE} names in one request")
     if any(len(name) > NAME_CHARACTERS for name in listed):
         raise ProtocolError(f"a name of more than {NAME_CHARACTERS} characters")
     return listed

@@ -42,6 +42,13 @@ State of the world: a response of these types repeats what the client has. Envoy
 LEGACY_WILDCARD = frozenset({types.LISTENER, types.CLUSTER, types.RATE_LIMIT_CONFIG})
 """A client that never named a resource of these types asks for all of them."""
 
+NAMES_PER_TYPE = 100_000
+"""On one stream, and so in one request: what a client was given it can say back when it connects anew."""
+
+REQUEST_BYTES = 32 << 20
+"""As much as so many names with their versions are, of 300 bytes each: a client that was refused them would come back
+with the same for ever."""
+
 TTL_FEATURE = "xds.config.supports-resource-ttl"
 SOTW_WRAPPER_FEATURE = "xds.config.resource-in-sotw"
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from controlplane.xds.protocol import ProtocolError
+from controlplane.xds.protocol import NAMES_PER_TYPE, ProtocolError
 
 WILDCARD = "*"
-NAMES_PER_TYPE = 100_000
 
 
 @dataclass(slots=True)

@@ -1,16 +1,22 @@
-"""What a client may ask for has an end, also when it asks little by little."""
+"""What a client may ask for has an end, also when it asks little by little; what it was given it can say back."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import pytest
+from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.xds.controlplane import ControlPlane
-from controlplane.xds.protocol import ProtocolError
-from controlplane.xds.subscription import NAMES_PER_TYPE, Subscription
+from controlplane.xds.protocol import NAMES_PER_TYPE, ProtocolError
+from controlplane.xds.subscription import Subscription
+from tests.support.gateway import causeway
+from tests.support.process import Process
 from tests.support.waiting import until
 from tests.xds.playbook import state
-from tests.xds.rows import Variant
+from tests.xds.rows import TYPES, Variant
 from tests.xds.served import serving
 from tests.xds.wire_client import connected
 
@@ -37,3 +43,31 @@ async def test_a_client_that_asks_for_ever_more_is_sent_away_and_leaves_nothing(
         assert await client.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "names of one type" in await client.details()
         await until("no session", lambda: not plane.sessions)
+
+
+async def test_a_client_that_comes_back_can_say_all_that_it_was_given(tmp_path: Path) -> None:
+    """Refused it, an Envoy would come back with the same for ever."""
+    (tmp_path / "a.yaml").write_text("routes: [{path: /, respond: {status: 200}, auth: public}]\n")
+    socket = tmp_path / "xds.sock"
+    where = ("--xds", f"unix:{socket}", "--admin", f"unix:{tmp_path}/admin.sock", "--state", tmp_path / "state")
+    process = Process("serve", causeway("serve", tmp_path, *where), folder=tmp_path).start()
+    try:
+        await until("it listens", socket.exists, within_s=30)
+        given = {f"{number:0100}": "0123456789abcdef" for number in range(NAMES_PER_TYPE * 6 // 10)}
+        async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+            call = channel.stream_stream(
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+                request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
+                response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
+            )()
+            await call.write(
+                discovery_pb2.DeltaDiscoveryRequest(
+                    node=base_pb2.Node(id="back-again", user_agent_name="envoy"),
+                    type_url=TYPES["CDS"],
+                    initial_resource_versions=given,
+                )
+            )
+            assert await call.read() is not grpc.aio.EOF, await call.details()
+            call.cancel()
+    finally:
+        process.stop()

@@ -18,6 +18,7 @@ from controlplane.xds import csds
 from controlplane.xds.clients import AllowList
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.policy import Inconsistent, Outcome, Policy
+from controlplane.xds.protocol import NAMES_PER_TYPE
 from controlplane.xds.waiting import wait_until_live
 from serving.address import TcpAddress
 from serving.server import Server
@@ -100,7 +101,7 @@ async def test_shutdown(variant: Variant) -> None:
 async def test_too_many_names(variant: Variant) -> None:
     plane = await plane_with(CDS={"A": 1})
     async with serving(plane) as port, connected(port, variant) as client:
-        await client.ask("CDS", *(f"n{number}" for number in range(50_001)))
+        await client.ask("CDS", *(f"n{number}" for number in range(NAMES_PER_TYPE + 1)))
         assert await client.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
