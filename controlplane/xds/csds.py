@@ -1,11 +1,12 @@
 """CSDS: the standard way to ask what every client of the control plane has, for tools that speak it.
 
-Contents are given on request of nobody: names, versions and states only, since some resources hold secrets.
+Contents are given on request of nobody: names, versions and states only, since some resources hold secrets. Clients can
+be chosen by id; not by a regular expression, since one of a stranger's could run for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import grpc
 from envoy.admin.v3 import config_dump_shared_pb2
@@ -48,6 +49,10 @@ async def _answer(plane: ControlPlane, body: bytes, call: Call) -> bytes:
         wanted = csds_pb2.ClientStatusRequest.FromString(body).node_matchers
     except DecodeError:
         await call.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a ClientStatusRequest")
+    for one in wanted:
+        if one.node_metadatas or one.node_id.WhichOneof("match_pattern") not in _PATTERNS:
+            supported = ", ".join(filter(None, _PATTERNS))
+            await call.abort(grpc.StatusCode.UNIMPLEMENTED, f"node_matchers: only node_id is met here, by {supported}")
     response, held = csds_pb2.ClientStatusResponse(), plane.quarantine.by_type()
     for session in plane.sessions:
         node = session.stream.node
@@ -87,21 +92,18 @@ def _resources(channel: Channel, held: Sequence[Held], node: Node) -> Iterable[c
         yield row
 
 
+_PATTERNS: Mapping[str | None, Callable[[str, str], bool]] = {
+    None: lambda text, wanted: True,
+    "exact": str.__eq__,
+    "prefix": str.startswith,
+    "suffix": str.endswith,
+    "contains": str.__contains__,
+}
+
+
 def _matches(matcher: string_pb2.StringMatcher, text: str) -> bool:
     kind = matcher.WhichOneof("match_pattern")
     wanted = getattr(matcher, kind) if kind else ""
     if matcher.ignore_case:
-        text, wanted = text.lower(), str(wanted).lower()
-    match kind:
-        case None:
-            return True
-        case "exact":
-            return bool(text == wanted)
-        case "prefix":
-            return text.startswith(wanted)
-        case "suffix":
-            return text.endswith(wanted)
-        case "contains":
-            return wanted in text
-        case _:
-            return False
+        text, wanted = text.lower(), wanted.lower()
+    return _PATTERNS[kind](text, wanted)

@@ -1,10 +1,16 @@
-"""What the status says of clients that are not well: one that gives another name, one that does not answer."""
+"""What the status says of clients that are not well, and which clients a tool that asks over CSDS can choose."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import grpc
+import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.status.v3 import csds_pb2
 
+from controlplane.xds import csds
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.policy import Policy
 from controlplane.xds.status import Verdict
@@ -45,3 +51,47 @@ async def test_a_client_that_does_not_answer_is_silent_and_one_that_does_is_well
         took_s = plane.status().clients[0].took_s
         assert took_s is not None
         assert took_s >= 0.1
+
+
+CHOSEN = {
+    "all of them": ({}, {"edge-1", "Edge-2"}),
+    "an empty matcher": ({"node_id": {}}, {"edge-1", "Edge-2"}),
+    "by the whole id": ({"node_id": {"exact": "edge-1"}}, {"edge-1"}),
+    "by its beginning": ({"node_id": {"prefix": "Edge"}}, {"Edge-2"}),
+    "by its end": ({"node_id": {"suffix": "-2"}}, {"Edge-2"}),
+    "by what is in it": ({"node_id": {"contains": "ge-1"}}, {"edge-1"}),
+    "in any case": ({"node_id": {"exact": "EDGE-1", "ignore_case": True}}, {"edge-1"}),
+    "by an expression": ({"node_id": {"safe_regex": {"regex": "edge-.*"}}}, None),
+    "by metadata": ({"node_id": {"exact": "edge-1"}, "node_metadatas": [{"path": [{"key": "zone"}]}]}, None),
+}
+
+
+@pytest.mark.parametrize("how", CHOSEN)
+async def test_a_tool_chooses_clients_by_id_and_is_told_what_cannot_be_chosen_by(how: str) -> None:
+    matcher, wanted = CHOSEN[how]
+    plane = ControlPlane()
+    await plane.set_snapshot(state(CDS={"A": 1}))
+    first, second = (base_pb2.Node(id=name, user_agent_name="envoy") for name in ("edge-1", "Edge-2"))
+    async with (
+        serving(plane, csds.service(plane)) as port,
+        connected(port, Variant.DELTA_ADS, node=first) as one,
+        connected(port, Variant.DELTA_ADS, node=second) as other,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        for client in (one, other):
+            await client.ask("CDS", "A")
+            await client.hear()
+        call = channel.unary_unary(
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
+            request_serializer=csds_pb2.ClientStatusRequest.SerializeToString,
+            response_deserializer=csds_pb2.ClientStatusResponse.FromString,
+        )(asked(matcher))
+        if wanted is None:
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert "only node_id is met here, by exact, prefix, suffix, contains" in await call.details()
+        else:
+            assert {config.node.id for config in (await call).config} == wanted
+
+
+def asked(matcher: dict[str, Any]) -> csds_pb2.ClientStatusRequest:
+    return csds_pb2.ClientStatusRequest(node_matchers=[matcher] if matcher else [])
