@@ -32,8 +32,18 @@ def service_of(cluster: str) -> str:
 
 
 def proxyless_cluster(cluster: ClusterName) -> ClusterName:
-    """The form of a service's cluster that gRPC clients get."""
+    """The form of a service's cluster that gRPC clients get where its endpoints are addresses."""
     return ClusterName(f"grpc/{service_of(cluster)}")
+
+
+def proxyless_endpoint(cluster: ClusterName, host: str, port: int) -> ClusterName:
+    """One endpoint of the service as a cluster of its own, which gRPC clients get where there are host names."""
+    return ClusterName(f"{proxyless_cluster(cluster)}/{host}:{port}")
+
+
+def proxyless_aggregate(cluster: ClusterName) -> ClusterName:
+    """The cluster of several such. Forms have names of their own: a cluster that becomes an aggregate crashes gRPC."""
+    return ClusterName(f"{proxyless_cluster(cluster)}/each")
 
 
 def listener(address: str, port: int) -> ListenerName:

@@ -103,7 +103,13 @@ async def test_a_grpc_client_reaches_a_service(variant: Variant, service: int) -
         }
 
 
-@row(SECTION, "P2", "A target that does not exist fails at once, with the server's words", SOTW_ADS)
+@row(
+    SECTION,
+    "P2",
+    "A target that does not exist fails at once, with the server's words, where the client's environment has "
+    "`GRPC_EXPERIMENTAL_XDS_DATA_ERROR_HANDLING=true`; otherwise gRPC waits 15 s",
+    SOTW_ADS,
+)
 async def test_a_missing_target_fails_at_once_with_our_words(variant: Variant, service: int) -> None:
     plane = ControlPlane()
     await plane.set_snapshot(grpc_gateway(service))
