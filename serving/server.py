@@ -8,6 +8,7 @@ It must not know any service.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -161,7 +162,7 @@ class Server:
                     else:
                         port = self._grpc.add_secure_port(address.target, server_credentials(self._tls))
                 except RuntimeError as failure:
-                    raise OSError(f"{address}: cannot listen ({failure})") from failure
+                    raise OSError(f"{address}: cannot listen: {_why(address) or failure}") from failure
                 return TcpAddress(address.host, port)
 
     def _bind_unix(self, address: UnixAddress) -> UnixAddress:
@@ -170,12 +171,30 @@ class Server:
         try:
             self._grpc.add_insecure_port(address.target)
         except RuntimeError as failure:
-            raise OSError(f"{address}: cannot listen ({failure})") from failure
+            raise OSError(f"{address}: cannot listen: {_why(address) or failure}") from failure
         finally:
             os.umask(before)
         address.path.chmod(self._socket_mode)
         self._sockets.append((address.path, address.path.stat().st_ino))
         return address
+
+
+def _why(address: Address) -> str | None:
+    """What stands in the way of listening there, asked of the system: gRPC does not tell. None: nothing any more."""
+    try:
+        match address:
+            case UnixAddress(path):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    probe.bind(str(path))
+                path.unlink()
+            case TcpAddress(host, port):
+                family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+                with socket.socket(family, kind) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(where)
+    except OSError as failure:
+        return "another process listens on it" if failure.errno == errno.EADDRINUSE else failure.strerror
+    return None
 
 
 def remove_stale_socket(path: Path) -> None:

@@ -1,7 +1,8 @@
 """TLS for gRPC from files, followed when the files change.
 
 A server looks at its files when a client connects, a client when it connects: a rotated certificate is in use from the
-next connection, with no restart and no watcher. Files that are unreadable for a moment leave the last ones in use.
+next connection, with no restart and no watcher. Files that are unreadable for a moment, or do not belong together yet,
+leave the last ones in use.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import grpc
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificates
 
 _log = structlog.get_logger("serving.tls")
 
@@ -29,10 +33,36 @@ class TlsFiles:
         """(certificate chain, key, authority). Raises OSError."""
         return self.certificate.read_bytes(), self.key.read_bytes(), self.ca.read_bytes() if self.ca else None
 
+    def check(self, held: tuple[bytes, bytes, bytes | None]) -> None:
+        """Raises OSError saying which file of what was read cannot be used, and why: gRPC says neither."""
+        certificate, key, ca = held
+        shown = _public_key(f"certificate {self.certificate}", certificate)
+        if ca is not None:
+            _public_key(f"authority {self.ca}", ca)
+        try:
+            own = load_pem_private_key(key, password=None).public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm) as failure:  # a TypeError where it wants a password
+            raise OSError(f"key {self.key}: not a private key in PEM without a password") from failure
+        if own.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != shown:
+            raise OSError(f"key {self.key}: not the key of the certificate {self.certificate}")
+
+
+def _public_key(what: str, pem: bytes) -> bytes:
+    """Of the first certificate; all of them can be read."""
+    try:
+        first, *_ = load_pem_x509_certificates(pem)
+        return first.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as failure:
+        raise OSError(f"{what}: not a certificate in PEM") from failure
+
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Credentials that follow the files; client certificates are required when an authority is given."""
+    """Credentials that follow the files; client certificates are required when an authority is given.
+
+    Raises OSError naming the file that cannot be used.
+    """
     held = files.read()
+    files.check(held)
     return grpc.dynamic_ssl_server_credentials(
         _configuration(held), _follow(files, held), require_client_authentication=files.ca is not None
     )
@@ -52,10 +82,11 @@ def _follow(files: TlsFiles, held: tuple[bytes, bytes, bytes | None]) -> Callabl
         nonlocal seen
         try:
             now = files.read()
+            if now == seen:
+                return None
+            files.check(now)
         except OSError as failure:
-            _log.warning("tls files unreadable, keeping the last ones", error=str(failure))
-            return None
-        if now == seen:
+            _log.warning("tls files unusable, keeping the last ones", error=str(failure))
             return None
         seen = now
         _log.info("tls files changed", certificate_sha256=hashlib.sha256(now[0]).hexdigest()[:16])

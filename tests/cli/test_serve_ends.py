@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,9 @@ async def test_a_list_of_clients_that_is_no_text_is_refused_in_a_line(tmp_path: 
     allowed.write_bytes("envoy.test # café\n".encode("latin-1"))
     said = await refused(tmp_path, *tls(authority.issue("server", "control.test")), "--xds-clients", allowed)
     assert f"{allowed}:1: the list of clients is not UTF-8" in said
+
+
+async def test_a_key_of_another_certificate_is_refused_in_a_line(tmp_path: Path, authority: Authority) -> None:
+    files, other = authority.issue("server", "control.test"), authority.issue("other", "control.test")
+    said = await refused(tmp_path, *tls(replace(files, key=other.key)))
+    assert f"key {other.key}: not the key of the certificate {files.certificate}" in said

@@ -129,8 +129,20 @@ async def test_a_taken_port_is_an_error_that_names_it() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1:{port}: cannot listen"):
+        with pytest.raises(OSError, match=f"^127.0.0.1:{port}: cannot listen: another process listens on it$"):
             await Server([Echo().service()]).start([parse_address(f"127.0.0.1:{port}")])
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        pytest.param("192.0.2.1:0", "Cannot assign requested address", id="an address of another machine"),
+        pytest.param("unix:/nowhere/x.sock", "No such file or directory", id="a folder that is not there"),
+    ],
+)
+async def test_what_cannot_be_listened_on_is_said_in_the_system_s_words(address: str, reason: str) -> None:
+    with pytest.raises(OSError, match=f"^{address}: cannot listen: {reason}$"):
+        await Server([Echo().service()], allow_insecure=True).start([parse_address(address)])
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660])
@@ -229,6 +241,34 @@ async def test_mutual_tls_accepts_only_clients_of_the_authority(authority: Autho
         assert await call_over_tls(at, authority.ca, None) == grpc.StatusCode.UNAVAILABLE
 
 
+SPOILT: dict[str, tuple[Callable[[TlsFiles], object], str]] = {
+    "no certificate": (lambda files: files.certificate.unlink(), "No such file or directory: '.*server.crt'"),
+    "a certificate that is none": (
+        lambda files: files.certificate.write_text("hello"),
+        "certificate .*server.crt: not a certificate in PEM",
+    ),
+    "a key that is none": (lambda files: files.key.write_text("hello"), "key .*server.key: not a private key in PEM"),
+    "the key of another": (
+        lambda files: files.key.write_bytes(files.key.with_name("other.key").read_bytes()),
+        "key .*server.key: not the key of the certificate .*server.crt",
+    ),
+    "an authority that is none": (
+        lambda files: files.key.with_name("ca.crt").write_text(""),
+        "authority .*ca.crt: not a certificate in PEM",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+async def test_a_tls_file_that_cannot_be_used_is_named(authority: Authority, what: str) -> None:
+    spoil, said = SPOILT[what]
+    authority.issue("other", "localhost")
+    files = authority.issue("server", "localhost")
+    spoil(files)
+    with pytest.raises(OSError, match=said):
+        await Server([Echo().service()], tls=files).start([LOOPBACK])
+
+
 async def test_a_rotated_certificate_is_used_without_a_restart_and_a_missing_one_changes_nothing(
     authority: Authority, tmp_path: Path
 ) -> None:
@@ -241,6 +281,7 @@ async def test_a_rotated_certificate_is_used_without_a_restart_and_a_missing_one
         files.key.unlink()
         assert await call_over_tls(at, authority.ca, None) == grpc.StatusCode.OK  # half-written: the last pair goes on
         files.key.write_bytes(new.key.read_bytes())
+        assert await call_over_tls(at, authority.ca, None) == grpc.StatusCode.OK  # they do not belong together yet
         files.certificate.write_bytes(new.certificate.read_bytes())
         assert await call_over_tls(at, successor.ca, None) == grpc.StatusCode.OK
         assert await call_over_tls(at, authority.ca, None) == grpc.StatusCode.UNAVAILABLE
