@@ -6,10 +6,11 @@
         redis_url: Secret | None = setting(None, env=("REDIS_URL",), help="Shared store.")
         workers: int = setting(1, minimum=1, maximum=64, help="Processes.")
 
-A field `workers` is the flag `--workers`, the variable `CAUSEWAY_WORKERS`, and the variable `CAUSEWAY_WORKERS_FILE`
-naming a file that holds the value. A Secret has no flag: flags show in the list of processes. Defaults are given as the
-text a user would write, or as values. `load` returns the settings or raises with every problem at once; `command` makes
-a typer command of a settings class, so that help text, flags and variables are written down once.
+A field `workers` is the flag `--workers`, the variable `CAUSEWAY_WORKERS` (unless `variable` names another), and the
+variable `CAUSEWAY_WORKERS_FILE` naming a file that holds the value. A Secret has no flag: flags show in the list of
+processes. Defaults are given as the text a user would write, or as values. `load` returns the settings or raises with
+every problem at once; `command` makes a typer command of a settings class, so that help text, flags and variables are
+written down once.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class SettingsError(ValueError):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Setting:
     help: str
+    variable: str
     env: tuple[str, ...]
     minimum: float | None
     maximum: float | None
@@ -54,6 +56,7 @@ def setting(
     default: object = dataclasses.MISSING,
     *,
     help: str,  # noqa: A002  # the word every CLI library uses
+    variable: str = "",
     env: Sequence[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
@@ -61,9 +64,12 @@ def setting(
 ) -> typing.Any:  # as dataclasses.field: it stands for a value of the field's type
     """A field of a settings class. Without a default it must be given. `env` names further variables that are read.
 
-    A `positional` one is an argument of the command, not a flag.
+    `variable` is its own in place of the field's name, where other commands mean something else by that. A `positional`
+    one is an argument of the command, not a flag. A list is never empty, unless that is its default.
     """
-    mark = _Setting(help=help, env=tuple(env), minimum=minimum, maximum=maximum, positional=positional)
+    mark = _Setting(
+        help=help, variable=variable, env=tuple(env), minimum=minimum, maximum=maximum, positional=positional
+    )
     return dataclasses.field(default=default, metadata={_MARK: mark})
 
 
@@ -78,15 +84,15 @@ def load(cls: type[T], *, flags: Mapping[str, str | Sequence[str] | None], envir
     for field in _fields(cls):
         try:
             source, given = _given(field, hints[field.name], flags, environ)
-        except OSError as failure:
-            problems.append(f"{_variable(field)}_FILE: cannot read it: {failure.strerror}")
+        except SettingsError as unreadable:
+            problems.extend(unreadable.problems)
             continue
         if given is None and field.default is dataclasses.MISSING:
             problems.append(f"{_flag(field)} or {_variable(field)} is required: {_mark(field).help}")
             continue
         source, value = (source, given) if given is not None else (f"default of {_flag(field)}", field.default)
         try:
-            values[field.name] = _checked(_convert(value, hints[field.name]), _mark(field))
+            values[field.name] = _checked(_convert(value, hints[field.name]), field)
         except ValueError as problem:
             problems.append(f"{source}: {problem}")
     if not problems:
@@ -168,8 +174,17 @@ def _given(
         if environ.get(variable):
             return variable, environ[variable]
         if environ.get(f"{variable}_FILE"):
-            return f"{variable}_FILE", Path(environ[f"{variable}_FILE"]).read_text(encoding="utf-8").rstrip("\r\n")
+            return f"{variable}_FILE", _read(f"{variable}_FILE", Path(environ[f"{variable}_FILE"]))
     return "", None
+
+
+def _read(variable: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as failure:
+        raise SettingsError([f"{variable}: cannot read it: {failure.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{variable}: cannot read it: {file} is not UTF-8"]) from None
 
 
 def _convert(given: object, hint: object) -> object:
@@ -216,7 +231,10 @@ def _one_of(given: str, choices: Mapping[str, object]) -> object:
     return choices[given]
 
 
-def _checked(value: object, mark: _Setting) -> object:
+def _checked(value: object, field: dataclasses.Field[object]) -> object:
+    mark = _mark(field)
+    if value == () and field.default != ():
+        raise ValueError("expected at least one")
     if isinstance(value, int | float) and not isinstance(value, bool):
         if mark.minimum is not None and not value >= mark.minimum:
             raise ValueError(f"{value:g} is less than {mark.minimum:g}")
@@ -234,7 +252,7 @@ def _flag(field: dataclasses.Field[object]) -> str:
 
 
 def _variable(field: dataclasses.Field[object]) -> str:
-    return PREFIX + field.name.upper()
+    return _mark(field).variable or PREFIX + field.name.upper()
 
 
 def _metavar(hint: object) -> str:

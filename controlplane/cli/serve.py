@@ -25,12 +25,12 @@ class Settings:
 
     folder: Path = setting(".", positional=True, help="The folder with the manifests.", env=("CAUSEWAY_MANIFESTS",))
     xds: tuple[Address, ...] = setting("127.0.0.1:18000", help="Where Envoy and our services connect.")
-    admin: Address = setting("127.0.0.1:18001", help="Status, health and metrics.")
+    admin: Address = setting("127.0.0.1:18001", help="Status, health, metrics, and what `causeway apply` asks for.")
     state: Path = setting(".causeway", help="The folder for what must survive a restart.")
     extauthz: tuple[Address, ...] = setting((), help="Where the authorization service's workers listen.")
     ratelimit: tuple[Address, ...] = setting((), help="Where the rate limit service's workers listen.")
     envoy_admin: tuple[Address, ...] = setting((), help="Admin addresses of Envoys, for circuits and health.")
-    allow_insecure: bool = setting(False, help="Serve plain text beyond loopback.")
+    allow_insecure: bool = setting(False, help="Serve plain text, and the admin address to anybody, beyond loopback.")
     xds_certificate: Path | None = setting(None, help="PEM of the control plane's certificate on its xDS addresses.")
     xds_key: Path | None = setting(None, help="PEM of its key.")
     xds_ca: Path | None = setting(None, help="PEM of the authority that signs clients: they must show a certificate.")
@@ -43,6 +43,11 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        if not self.admin.is_loopback and not self.allow_insecure:
+            raise ValueError(
+                f"--admin {self.admin}: whoever reaches it can change what is served: "
+                "loopback or unix:/path only, or allow it (--allow-insecure yes)"
+            )
         if (self.xds_certificate is None) != (self.xds_key is None):
             raise ValueError("--xds-certificate and --xds-key go together")
         if self.xds_ca is not None and self.xds_certificate is None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.cli.serve import Settings
+from serving.address import TcpAddress
+from serving.settings import SettingsError, load
 from serving.tls import TlsFiles
 from tests.serving.certificates import Authority
 from tests.support.gateway import causeway
@@ -33,10 +36,10 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "pki")
 
 
-async def refused(folder: Path, *flags: object, code: int = 1) -> str:
+async def refused(folder: Path, *flags: str | Path) -> str:
     """What the control plane says when it ends at once, without a traceback."""
     (folder / "a.yaml").write_text("routes: [{path: /, respond: {status: 200}, auth: public}]\n")
-    where = ("--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state", folder / "state")
+    where = ("--admin", "127.0.0.1:0", "--state", folder / "state")
     process = await asyncio.create_subprocess_exec(
         *causeway("serve", folder, *where, *flags), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -46,7 +49,7 @@ async def refused(folder: Path, *flags: object, code: int = 1) -> str:
     finally:
         if process.returncode is None:
             process.kill()
-    assert process.returncode == code
+    assert process.returncode == 1
     assert b"Traceback" not in said
     return said.decode()
 
@@ -56,8 +59,24 @@ async def test_plain_text_for_other_machines_is_refused_in_a_line(tmp_path: Path
     assert "allow it (--allow-insecure yes)" in await refused(tmp_path, "--xds", "0.0.0.0:0")
 
 
-def tls(files: TlsFiles) -> tuple[object, ...]:
-    return ("--xds-certificate", files.certificate, "--xds-key", files.key, "--xds-ca", files.ca)
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        pytest.param({"xds": [""]}, "^--xds: expected at least one$", id="no address"),
+        pytest.param({"admin": "0.0.0.0:1"}, "^--admin 0.0.0.0:1: whoever reaches it", id="an admin address for all"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused(flags: dict[str, str | list[str]], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        load(Settings, flags=flags, environ={})
+    allowed = load(Settings, flags={"admin": "0.0.0.0:1", "allow_insecure": "yes"}, environ={})
+    assert allowed.admin == TcpAddress("0.0.0.0", 1)
+
+
+def tls(files: TlsFiles) -> tuple[str | Path, ...]:
+    assert files.ca is not None
+    flags = {"--xds-certificate": files.certificate, "--xds-key": files.key, "--xds-ca": files.ca}
+    return ("--xds", "127.0.0.1:0", *(part for pair in flags.items() for part in pair))
 
 
 async def test_a_list_of_clients_that_is_no_text_is_refused_in_a_line(tmp_path: Path, authority: Authority) -> None:

@@ -24,6 +24,8 @@ class Colour(StrEnum):
 class Settings:
     listen: tuple[Address, ...] = setting("127.0.0.1:1,unix:/x", help="Where.")
     admin: Address | None = setting(None, help="Admin.")
+    peer: Address | None = setting(None, variable="CAUSEWAY_OTHER_PEER", help="Peer.")
+    more: tuple[Address, ...] = setting((), help="More.")
     redis_url: Secret | None = setting(None, env=("REDIS_URL",), help="Store.")
     workers: int = setting(1, minimum=1, maximum=4, help="Processes.")
     wait_s: float = setting(0.5, help="Seconds.")
@@ -69,6 +71,13 @@ DEFAULTS = Settings(
         pytest.param(
             {}, {"CAUSEWAY_LISTEN": "a:1, b:2"}, {"listen": (TcpAddress("a", 1), TcpAddress("b", 2))}, id="a list"
         ),
+        pytest.param(
+            {},
+            {"CAUSEWAY_OTHER_PEER": "unix:/p", "CAUSEWAY_PEER": "unix:/other"},
+            {"peer": UnixAddress(Path("/p"))},
+            id="a variable of another name",
+        ),
+        pytest.param({"more": [""]}, {}, {"more": ()}, id="a list that may be empty"),
         pytest.param({"admin": "unix:/a"}, {}, {"admin": UnixAddress(Path("/a"))}, id="an optional address"),
     ],
 )
@@ -82,6 +91,19 @@ def test_a_value_can_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("redis://x\n")
     loaded = load(Settings, flags={}, environ={"CAUSEWAY_REDIS_URL_FILE": str(tmp_path / "url")})
     assert loaded.redis_url == Secret("redis://x")
+
+
+@pytest.mark.parametrize("variable", ["CAUSEWAY_REDIS_URL_FILE", "REDIS_URL_FILE"])
+def test_a_file_that_is_no_text_is_a_problem_like_any_other(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "url").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=f"^{variable}: cannot read it: {tmp_path}/url is not UTF-8$"):
+        load(Settings, flags={}, environ={variable: str(tmp_path / "url")})
+
+
+@pytest.mark.parametrize("given", ["", ",", " , "])
+def test_an_empty_list_is_refused_where_one_is_needed(given: str) -> None:
+    with pytest.raises(SettingsError, match=r"^--listen: "):
+        load(Settings, flags={"listen": [given]}, environ={})
 
 
 def test_every_problem_is_reported_at_once_with_its_source(tmp_path: Path) -> None:
