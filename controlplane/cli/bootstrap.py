@@ -38,7 +38,11 @@ _TLS_STATS = r"^(listener|cluster)\..*\.ssl\.(ciphers|curves|sigalgs|versions)\.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapSettings:
     xds: Address = setting("127.0.0.1:18000", help="The control plane's ADS address: host:port or unix:/path.")
-    admin: Address = setting("127.0.0.1:9901", help="Envoy's admin interface: loopback or unix:/path only.")
+    admin: Address = setting(
+        "127.0.0.1:9901",
+        variable="CAUSEWAY_BOOTSTRAP_ADMIN",  # by CAUSEWAY_ADMIN all other commands mean our own processes'
+        help="Envoy's admin interface: loopback or unix:/path only.",
+    )
     node_id: str = setting("", help="This Envoy's name, unique among those of the control plane. Empty: the host name.")
     cluster: str = setting("gateway", help="The group of Envoys this one belongs to.")
     max_heap_mb: int = setting(1024, minimum=64, help="Memory in MB: above 90 % Envoy sheds work in steps.")
@@ -49,17 +53,22 @@ class BootstrapSettings:
     xds_name: str = setting("", help="Name in the control plane's certificate, when it is not the host of --xds.")
     xds_secrets: Path | None = setting(
         None,
-        help="Folder for two files by which Envoy reads its certificate and the authority anew when they are replaced. "
+        help="Folder for two files by which Envoy reads its certificate and the authority anew when they are replaced; "
+        "of several Envoys each needs an --output or a folder of its own. "
         "Left out: the folder of --output; printed, they are read at the start only.",
     )
     format: Literal["yaml", "json"] = setting("yaml", help="How to print it.")
     output: Path | None = setting(None, help="The file to write, in place of printing.")
 
-    @property
-    def secrets_folder(self) -> Path | None:
-        """Where the files that name the certificates are written, as an absolute path."""
+    def secret_file(self, name: str) -> Path | None:
+        """Where the file is written that names a certificate, as an absolute path. None: nowhere.
+
+        It is named after the output, beside which those of other Envoys may be.
+        """
         folder = self.xds_secrets or (self.output.parent if self.output is not None else None)
-        return folder.resolve() if folder is not None and self.xds_ca is not None else None
+        if folder is None or self.xds_ca is None:
+            return None
+        return folder.resolve() / f"{f'{self.output.name}.' if self.output is not None else ''}{name}.json"
 
     def __post_init__(self) -> None:
         if not self.admin.is_loopback:
@@ -90,15 +99,26 @@ def _print(settings: BootstrapSettings) -> None:
 
     envoy -c envoy.yaml --ignore-unknown-dynamic-fields --drain-strategy immediate
     """
+    import typer
+
     document = bootstrap(settings)
-    for path, secret in _secrets(settings).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"resources": [secret]}, indent=2) + "\n", encoding="utf-8")
     text = json.dumps(document, indent=2) + "\n" if settings.format == "json" else _yaml(document)
+    try:
+        for path, secret in _secrets(settings).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"resources": [secret]}, indent=2) + "\n", encoding="utf-8")
+        if settings.output is not None:
+            settings.output.write_text(text, encoding="utf-8")
+    except OSError as failure:
+        typer.echo(f"error: cannot write {failure.filename}: {failure.strerror}", err=True)
+        raise typer.Exit(1) from None
     if settings.output is None:
         print(text, end="")
-    else:
-        settings.output.write_text(text, encoding="utf-8")
+    pems = {"--xds-ca": settings.xds_ca, "--xds-certificate": settings.xds_certificate, "--xds-key": settings.xds_key}
+    for flag, pem in pems.items():
+        # Only a warning: the file may be for another machine.
+        if pem is not None and not pem.is_file():
+            typer.echo(f"warning: {flag}: there is no {pem.absolute()} here; Envoy needs it where it starts", err=True)
 
 
 def bootstrap(settings: BootstrapSettings) -> Json:
@@ -175,24 +195,24 @@ def _xds_cluster(settings: BootstrapSettings) -> Json:
 def _tls(settings: BootstrapSettings, ca: Path) -> Json:
     host = settings.xds.host if isinstance(settings.xds, TcpAddress) else ""
     name = settings.xds_name or host
-    folder = settings.secrets_folder
     context: Json = {"alpn_protocols": ["h2"]}
     expected: Json = {}
     if name:
         kind = "IP_ADDRESS" if _is_ip(name) else "DNS"
         expected["match_typed_subject_alt_names"] = [{"san_type": kind, "matcher": {"exact": name}}]
-    if folder is None:
-        context["validation_context"] = {"trusted_ca": {"filename": str(ca)}, **expected}
+    authority, certificate = settings.secret_file(_AUTHORITY), settings.secret_file(_CERTIFICATE)
+    if authority is None:
+        context["validation_context"] = {"trusted_ca": _pem(ca), **expected}
     else:
         context["combined_validation_context"] = {
             "default_validation_context": expected,
-            "validation_context_sds_secret_config": _from_file(_AUTHORITY, folder),
+            "validation_context_sds_secret_config": _from_file(_AUTHORITY, authority),
         }
     if settings.xds_certificate is not None and settings.xds_key is not None:
-        if folder is None:
+        if certificate is None:
             context["tls_certificates"] = [_pair(settings.xds_certificate, settings.xds_key)]
         else:
-            context["tls_certificate_sds_secret_configs"] = [_from_file(_CERTIFICATE, folder)]
+            context["tls_certificate_sds_secret_configs"] = [_from_file(_CERTIFICATE, certificate)]
     upstream: Json = {"@type": _EXTENSIONS + "transport_sockets.tls.v3.UpstreamTlsContext"}
     upstream["common_tls_context"] = context
     if name and not _is_ip(name):
@@ -200,8 +220,8 @@ def _tls(settings: BootstrapSettings, ca: Path) -> Json:
     return {"name": "envoy.transport_sockets.tls", "typed_config": upstream}
 
 
-def _from_file(name: str, folder: Path) -> Json:
-    source: Json = {"path_config_source": {"path": str(folder / f"{name}.json")}, "resource_api_version": "V3"}
+def _from_file(name: str, file: Path) -> Json:
+    source: Json = {"path_config_source": {"path": str(file)}, "resource_api_version": "V3"}
     return {"name": name, "sds_config": source}
 
 
@@ -210,18 +230,15 @@ def _secrets(settings: BootstrapSettings) -> dict[Path, Json]:
 
     The folder is watched, not the file: a file that is renamed into place and a symlink that is swung both count.
     """
-    folder = settings.secrets_folder
-    if folder is None or settings.xds_ca is None:
+    authority, certificate = settings.secret_file(_AUTHORITY), settings.secret_file(_CERTIFICATE)
+    if authority is None or certificate is None or settings.xds_ca is None:
         return {}
-    ca = settings.xds_ca
-    authority: Json = {"trusted_ca": {"filename": str(ca)}, "watched_directory": {"path": str(ca.parent)}}
-    found = {folder / f"{_AUTHORITY}.json": _secret(_AUTHORITY, validation_context=authority)}
+    trusted: Json = {"trusted_ca": _pem(settings.xds_ca), "watched_directory": _folder(settings.xds_ca)}
+    found = {authority: _secret(_AUTHORITY, validation_context=trusted)}
     if settings.xds_certificate is not None and settings.xds_key is not None:
-        pair: Json = {
-            **_pair(settings.xds_certificate, settings.xds_key),
-            "watched_directory": {"path": str(settings.xds_certificate.parent)},
-        }
-        found[folder / f"{_CERTIFICATE}.json"] = _secret(_CERTIFICATE, tls_certificate=pair)
+        pair = _pair(settings.xds_certificate, settings.xds_key)
+        pair["watched_directory"] = _folder(settings.xds_certificate)
+        found[certificate] = _secret(_CERTIFICATE, tls_certificate=pair)
     return found
 
 
@@ -230,7 +247,16 @@ def _secret(name: str, **content: Json) -> Json:
 
 
 def _pair(certificate: Path, key: Path) -> Json:
-    return {"certificate_chain": {"filename": str(certificate)}, "private_key": {"filename": str(key)}}
+    return {"certificate_chain": _pem(certificate), "private_key": _pem(key)}
+
+
+def _pem(file: Path) -> Json:
+    """Where it is, whatever folder Envoy starts in; through symlinks, which may be swung."""
+    return {"filename": str(file.absolute())}
+
+
+def _folder(file: Path) -> Json:
+    return {"path": str(file.absolute().parent)}
 
 
 def _overload_manager(settings: BootstrapSettings) -> Json:

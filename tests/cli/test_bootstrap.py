@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 import typer
 import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
 from controlplane.cli import bootstrap
@@ -25,13 +26,17 @@ from tests.support.envoy import Envoy
 from tests.support.waiting import free_port, until
 
 
-def run(*arguments: str) -> str:
+def invoke(*arguments: str, **environ: str) -> Result:
     app = typer.Typer()
     bootstrap.register(app)
     app.command("other")(lambda: None)
-    result = CliRunner().invoke(app, ["bootstrap", *arguments])
+    return CliRunner().invoke(app, ["bootstrap", *arguments], env=environ)
+
+
+def run(*arguments: str) -> str:
+    result = invoke(*arguments)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 ROOT = Path(__file__).parents[2]
@@ -68,10 +73,7 @@ async def has_certificate(envoy: Envoy, name: str) -> bool:
 
 
 def refused(*arguments: str) -> str:
-    app = typer.Typer()
-    bootstrap.register(app)
-    app.command("other")(lambda: None)
-    result = CliRunner().invoke(app, ["bootstrap", *arguments])
+    result = invoke(*arguments)
     assert result.exit_code == 2
     return result.output
 
@@ -152,12 +154,73 @@ def test_certificates_are_named_in_files_of_their_own_so_that_they_can_be_replac
     certificates = ("--xds-ca", "/pki/ca.crt", "--xds-certificate", "/pki/c.crt", "--xds-key", "/pki/c.key")
     where = ("--xds-secrets", str(tmp_path / "made")) if is_named else ("--output", str(tmp_path / "envoy.json"))
     run("--node-id", "n", *certificates, *where)
-    folder = tmp_path / "made" if is_named else tmp_path
-    (certificate,) = json.loads((folder / "xds-certificate.json").read_text())["resources"]
-    (authority,) = json.loads((folder / "xds-authority.json").read_text())["resources"]
+    before_name = tmp_path / "made" / "xds" if is_named else tmp_path / "envoy.json.xds"
+    (certificate,) = json.loads(Path(f"{before_name}-certificate.json").read_text())["resources"]
+    (authority,) = json.loads(Path(f"{before_name}-authority.json").read_text())["resources"]
     assert certificate["tls_certificate"]["watched_directory"] == {"path": "/pki"}
     assert authority["validation_context"]["trusted_ca"] == {"filename": "/pki/ca.crt"}
     assert "sds" not in run(*certificates), "printed alone it stands alone"
+
+
+def files_named(value: object) -> set[str]:
+    """Every file and folder that a bootstrap, or a file beside it, names."""
+    match value:
+        case dict():
+            own = {one for key, one in value.items() if key in ("filename", "path") and isinstance(one, str)}
+            return own.union(*map(files_named, value.values()))
+        case list():
+            return set().union(*map(files_named, value))
+        case _:
+            return set()
+
+
+def test_paths_are_absolute_since_envoy_may_start_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "swung").symlink_to("pki")
+    certificates = ("--xds-ca", "ca.crt", "--xds-certificate", "swung/c.crt", "--xds-key", "swung/c.key")
+    pems = {f"{tmp_path}/{name}" for name in ("ca.crt", "swung/c.crt", "swung/c.key")}
+    assert files_named(yaml.safe_load(run(*certificates))) == pems
+    run(*certificates, "--output", "envoy.yaml")
+    beside = {f"{tmp_path}/envoy.yaml.xds-{what}.json" for what in ("certificate", "authority")}
+    assert files_named(yaml.safe_load((tmp_path / "envoy.yaml").read_text())) == beside
+    assert files_named([json.loads(Path(file).read_text()) for file in beside]) == {
+        *pems,
+        str(tmp_path),
+        f"{tmp_path}/swung",
+    }
+
+
+def test_two_envoys_beside_each_other_have_files_of_their_own(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run("--xds-ca", f"/pki/{name}.crt", "--output", str(tmp_path / f"{name}.yaml"))
+    for name in ("one", "two"):
+        named = files_named(json.loads((tmp_path / f"{name}.yaml.xds-authority.json").read_text()))
+        assert named == {f"/pki/{name}.crt", "/pki"}
+
+
+def test_a_certificate_that_is_not_here_is_told_and_may_be_there_later(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").touch()
+    done = invoke("--xds-ca", f"{tmp_path}/ca.crt", "--xds-certificate", f"{tmp_path}/c.crt", "--xds-key", "/c.key")
+    assert done.exit_code == 0
+    assert done.stderr.splitlines() == [
+        f"warning: --xds-certificate: there is no {tmp_path}/c.crt here; Envoy needs it where it starts",
+        "warning: --xds-key: there is no /c.key here; Envoy needs it where it starts",
+    ]
+
+
+@pytest.mark.parametrize("where", ["nowhere/envoy.yaml", "."])
+def test_a_file_that_cannot_be_written_is_said_in_a_line(tmp_path: Path, where: str) -> None:
+    done = invoke("--output", str(tmp_path / where))
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: cannot write {tmp_path / where}: ")
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_the_environment_s_admin_address_of_other_commands_is_not_envoy_s() -> None:
+    done = invoke(CAUSEWAY_ADMIN="127.0.0.1:1", CAUSEWAY_BOOTSTRAP_ADMIN="127.0.0.1:2")
+    assert yaml.safe_load(done.stdout)["admin"]["address"]["socket_address"]["port_value"] == 2
 
 
 @pytest.mark.gateway
