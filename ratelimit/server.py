@@ -258,4 +258,5 @@ def _node(settings: Settings) -> str:
 def _tls(settings: Settings) -> TlsFiles | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca)
+    flags = ("--tls-cert", "--tls-key", "--tls-ca")
+    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca, flags=flags)

@@ -28,23 +28,38 @@ class TlsFiles:
     certificate: Path
     key: Path
     ca: Path | None = None
+    flags: tuple[str, str, str] = ("certificate", "key", "authority")
+    """What the three are called by who gives them."""
 
     def read(self) -> tuple[bytes, bytes, bytes | None]:
         """(certificate chain, key, authority). Raises OSError."""
-        return self.certificate.read_bytes(), self.key.read_bytes(), self.ca.read_bytes() if self.ca else None
+        certificate, key, ca = self.flags
+        return (
+            _read(certificate, self.certificate),
+            _read(key, self.key),
+            _read(ca, self.ca) if self.ca is not None else None,
+        )
 
     def check(self, held: tuple[bytes, bytes, bytes | None]) -> None:
         """Raises OSError saying which file of what was read cannot be used, and why: gRPC says neither."""
         certificate, key, ca = held
-        shown = _public_key(f"certificate {self.certificate}", certificate)
+        certificate_flag, key_flag, ca_flag = self.flags
+        shown = _public_key(f"{certificate_flag} {self.certificate}", certificate)
         if ca is not None:
-            _public_key(f"authority {self.ca}", ca)
+            _public_key(f"{ca_flag} {self.ca}", ca)
         try:
             own = load_pem_private_key(key, password=None).public_key()
         except (ValueError, TypeError, UnsupportedAlgorithm) as failure:  # a TypeError where it wants a password
-            raise OSError(f"key {self.key}: not a private key in PEM without a password") from failure
+            raise OSError(f"{key_flag} {self.key}: not a private key in PEM without a password") from failure
         if own.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != shown:
-            raise OSError(f"key {self.key}: not the key of the certificate {self.certificate}")
+            raise OSError(f"{key_flag} {self.key}: not the key of the certificate {self.certificate}")
+
+
+def _read(flag: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as failure:
+        raise OSError(f"{flag} {file}: {failure.strerror}") from failure
 
 
 def _public_key(what: str, pem: bytes) -> bytes:

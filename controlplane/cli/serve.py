@@ -109,7 +109,12 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     )
     tls = None
     if settings.xds_certificate is not None and settings.xds_key is not None:
-        tls = TlsFiles(certificate=settings.xds_certificate, key=settings.xds_key, ca=settings.xds_ca)
+        tls = TlsFiles(
+            certificate=settings.xds_certificate,
+            key=settings.xds_key,
+            ca=settings.xds_ca,
+            flags=("--xds-certificate", "--xds-key", "--xds-ca"),
+        )
     observer = Observer(settings.envoy_admin)
     deployment = Deployment(
         extauthz=tuple(map(endpoint, settings.extauthz)), ratelimit=tuple(map(endpoint, settings.ratelimit))

@@ -89,4 +89,4 @@ async def test_a_list_of_clients_that_is_no_text_is_refused_in_a_line(tmp_path: 
 async def test_a_key_of_another_certificate_is_refused_in_a_line(tmp_path: Path, authority: Authority) -> None:
     files, other = authority.issue("server", "control.test"), authority.issue("other", "control.test")
     said = await refused(tmp_path, *tls(replace(files, key=other.key)))
-    assert f"key {other.key}: not the key of the certificate {files.certificate}" in said
+    assert f"--xds-key {other.key}: not the key of the certificate {files.certificate}" in said
