@@ -25,7 +25,8 @@ ACCEPT_S = 30.0
 SETTLE_S = 2.0
 """Envoys that come back after a restart of the control plane come one after the other: so long after the first."""
 AWAY_S = 6.0
-"""An Envoy of the cohort may be away for so long: a connection is made anew with pauses of up to five seconds."""
+"""An Envoy of the cohort may be away, or not answer, for so long: a connection is made anew with pauses of up to five
+seconds."""
 
 Json = dict[str, object]
 Ask = Callable[[], Awaitable[Readings]]
@@ -212,7 +213,7 @@ class Rollout:
         course.requests = Comparison(
             before=between(earlier, start, chosen), others_before=between(earlier, start, others)
         )
-        course.unmeasured = tuple(sorted(chosen - start.keys()))
+        course.unmeasured = tuple(sorted(chosen - start.keys() - earlier.keys()))
         deadline = self._clock() + self._accept_s
         while not cohort.has_accepted(self._plane):
             if reason := self._refused():
@@ -228,9 +229,10 @@ class Rollout:
         until = self._clock() + watch_s
         away_since: dict[str, float] = {}
         while True:
-            trial, now = self._current(), await self._ask()
+            now = await self._ask()
+            trial, course, left = self._current(), self._course(), until - self._clock()
+            start = {**now, **start}  # who did not answer at first is measured from its first answer on
             others = now.keys() - trial.cohort
-            course, left = self._course(), until - self._clock()
             course.state, course.left_s = "watching", max(0.0, left)
             course.requests = replace(
                 course.requests,
@@ -242,12 +244,14 @@ class Rollout:
                 return f'"{name}" began anew while it had the change'
             if reason := self._refused() or course.requests.objection():
                 return reason
-            away = trial.cohort - cohort.connected(self._plane)
-            away_since = {name: away_since.get(name, self._clock()) for name in away}
+            gone = trial.cohort - cohort.connected(self._plane)
+            mute = trial.cohort - now.keys() - set(course.unmeasured)
+            away_since = {name: away_since.get(name, self._clock()) for name in sorted(gone | mute)}
             for name, since in away_since.items():
                 if self._clock() - since > self._away_s:
-                    return f'"{name}" has gone away while it had the change'
-            if left <= 0 and not away:
+                    how = "has gone away" if name in gone else "has stopped answering at its admin interface"
+                    return f'"{name}" {how} while it had the change'
+            if left <= 0 and not away_since:
                 return None
             pause = min(LONGEST_POLL_S, max(POLL_S, watch_s / 10))
             await asyncio.sleep(min(pause, left) if left > 0 else pause)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -286,7 +288,7 @@ async def test_edits_are_tried_on_one_envoy_first(run_folder: Path, origins: Cal
 async def test_other_authentication_is_tried_on_one_envoy_and_the_others_ask_as_before(
     run_folder: Path, origins: Callable[..., Origin]
 ) -> None:
-    """The service knows what the routes of both ask for, in either direction."""
+    """The service knows what the routes of both ask for, in either direction. An Envoy that hangs is no proof."""
     folder, services = run_folder / "auth", {"good": origins("good")}
     folder.mkdir()
     flags = ("--canary", "1", "--canary-watch", "10m", "--extauthz", f"unix:{folder}/extauthz.sock")
@@ -304,6 +306,15 @@ async def test_other_authentication_is_tried_on_one_envoy_and_the_others_ask_as_
             assert (await trio.run("apply", "--promote", "--wait")).returncode == 0
             assert await trio.answers("/a") == {after}
             assert (await trio.status())["revision"] == course["revision"]
+
+        # One that is stopped while it has the change keeps its connection, and answers nobody.
+        trio.write(services, auth="public", a="good", b="good")
+        (stopped,) = (await trio.canary("watching"))["cohort"]
+        os.kill(trio.envoys[stopped].process.pid, signal.SIGSTOP)
+        try:
+            assert "has stopped answering" in (await trio.canary("rolled back"))["reason"]
+        finally:
+            os.kill(trio.envoys[stopped].process.pid, signal.SIGCONT)
     finally:
         trio.stop()
 

@@ -213,6 +213,35 @@ async def test_an_envoy_that_goes_away_takes_the_change_with_it() -> None:
         assert course.reason == '"envoy-0" has gone away while it had the change'
 
 
+async def test_an_envoy_that_stops_answering_takes_the_change_with_it() -> None:
+    """Stopped, it keeps its connection and what it has accepted."""
+    plane, envoys = ControlPlane(), Envoys(envoy_0=WELL)
+    async with on_trial(plane, envoys, away_s=0.2) as (rollout, clients):
+        rollout.begin(watch_s=0.1)
+        await clients["envoy-0"].hear()
+        del envoys.counters["envoy_0"]
+        course = await asyncio.wait_for(rollout.over("2"), 5)
+        assert course is not None
+        assert course.state == "rolled back"
+        assert course.reason == '"envoy-0" has stopped answering at its admin interface while it had the change'
+        assert plane.revision == "1"
+
+
+async def test_an_envoy_that_answers_again_is_measured_from_then_on() -> None:
+    plane, envoys = ControlPlane(), Envoys()
+    async with on_trial(plane, envoys, canary="2", earlier=lambda: {"envoy-0": WELL}) as (rollout, clients):
+        rollout.begin(watch_s=600)
+        for client in clients.values():
+            await client.hear()
+        await until("it is watched", lambda: rollout.course is not None and rollout.course.state == "watching")
+        envoys.counters["envoy_0"] = counted(1100, 0)
+        await until("it is measured", lambda: rollout.course is not None and rollout.course.by_node)
+        envoys.counters["envoy_0"] = counted(1200, 50)
+        course = await asyncio.wait_for(rollout.over("2"), 5)
+        assert course is not None
+        assert "50.0% of the canary's 100 requests fail" in course.reason
+
+
 async def test_one_that_is_not_accepted_in_time_is_taken_back() -> None:
     plane = ControlPlane()
     async with on_trial(plane, Envoys(envoy_0=WELL), accept_s=0.2) as (rollout, _):
