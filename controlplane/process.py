@@ -35,11 +35,11 @@ from controlplane.snapshot.snapshot import Snapshot
 from controlplane.translate.policies.departing import with_departing
 from controlplane.translate.translate import translate
 from controlplane.xds.api import Wish
-from controlplane.xds.canary import choose
+from controlplane.xds.canary import Trial, choose
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.policy import Inconsistent, Outcome
 from controlplane.xds.rollout import OVERTAKEN, ROLLED_BACK, Course, Rollout, lines
-from controlplane.xds.status import ClientStatus, Verdict
+from controlplane.xds.status import ClientStatus, HeldChange, Verdict
 from extauthz.policy import RESOURCE_NAME as EXTAUTHZ
 
 _log = structlog.get_logger("controlplane")
@@ -182,7 +182,7 @@ class Process:
         """Serves an edit before it has settled, if it only adds to what is served."""
         async with self._lock:
             self._early = None
-            built, before = await self._build(), self._built
+            built, before = await self._build(), self._served()
             if not change.holds():  # a file may have been read in the middle of its next change
                 return
             self._early = built
@@ -210,13 +210,14 @@ class Process:
             if course is not None:
                 outcome, reason = course.state, course.reason
                 problems = tuple(lines(course)) if course.state == ROLLED_BACK else ()
-        held = self.plane.held
+        if outcome == Outcome.HELD.value and (held := self.plane.held) is not None:
+            reason = held.reason
         return {
             "outcome": outcome,
             "revision": self.plane.revision,
             "took_ms": round(reload.took_s * 1000, 1),
             "problems": list(problems),
-            "reason": held.reason if held is not None else reason or None,
+            "reason": reason or None,
             "canary": self.rollout.as_json() if trial is not None else None,
         }
 
@@ -225,6 +226,7 @@ class Process:
             return "refused", tuple(map(str, built.problems))
         version = built.snapshot.version
         if wish is None and self._rejected.version == version and self.plane.snapshot is not None:
+            self.plane.discard()  # the files do not say it any more
             return ROLLED_BACK, self._rejected.problems
         wish = wish or Wish()
         size = "" if wish.canary == EVERYBODY else wish.canary or self._canary.size
@@ -238,10 +240,8 @@ class Process:
             )
         except Inconsistent as problem:
             return "refused", problem.problems
-        # Of what was held or on trial and is neither any more nothing is kept.
-        awaited = {one.revision for one in (self.plane.trial, self.plane.held) if one is not None}
-        self._candidates = {revision: one for revision, one in self._candidates.items() if revision in awaited}
         self._candidates[snapshot.version] = built
+        self._forget_candidates()
         match outcome:
             case Outcome.CANARY:
                 watch_s = self._canary.watch_s if wish.watch_s is None else wish.watch_s
@@ -254,13 +254,24 @@ class Process:
     def _adopt(self, built: Built) -> None:
         """This is what is served now."""
         self._built = built
-        self._candidates.clear()
+        self._forget_candidates()
         self.observer.critical = built.gateway.critical
         self.observer.open_for_s = {
             service_of(cluster.name): cluster.outliers.ejection_ms / 1000
             for cluster in built.gateway.clusters
             if isinstance(cluster.outliers, OutlierDetection)
         }
+
+    def _forget_candidates(self) -> None:
+        """Of what was held or on trial and is neither any more nothing is kept."""
+        awaited = {one.revision for one in (self.plane.trial, self.plane.held) if one is not None}
+        self._candidates = {revision: one for revision, one in self._candidates.items() if revision in awaited}
+
+    def _served(self) -> Built | None:
+        """What is served now; what was held may have been confirmed since."""
+        if (confirmed := self._candidates.get(self.plane.revision)) is not None:
+            self._adopt(confirmed)
+        return self._built
 
     def _over(self, course: Course) -> None:
         """A canary has ended."""
@@ -273,10 +284,11 @@ class Process:
         else:
             self._rejected.forget()
             self._adopt(candidate)
-        self.plane.report_problems(problems)
-        _PROBLEMS.set(len(problems))
         _RELOADS.labels(outcome=course.state).inc()
-        if self.reload is not None:
+        # What came of a newer edit (refused, or held) is not changed by what became of this one.
+        if self.reload is not None and self.reload.outcome == Outcome.CANARY.value:
+            self.plane.report_problems(problems)
+            _PROBLEMS.set(len(problems))
             self.reload = replace(self.reload, outcome=course.state, problems=problems)
 
     def _shown(self, snapshot: Snapshot) -> Snapshot:
@@ -294,32 +306,35 @@ class Process:
 
     async def _tighten(self) -> None:
         """Limits that name a service in trouble are tightened while it is, and loosened afterwards."""
-        if (confirmed := self._candidates.get(self.plane.revision)) is not None:
-            self._adopt(confirmed)  # it was held
-        if self._built is None:
+        if (built := self._served()) is None:
             return
-        named = {name for limit in self._built.gateway.limits if limit.tighten for name in limit.tighten.services}
+        named = {name for limit in built.gateway.limits if limit.tighten for name in limit.tighten.services}
         troubled = tuple(sorted(c.service for c in self.observer.circuits if c.is_troubled and c.service in named))
         if troubled == self._troubled:
             return
         async with self._lock:
             self._troubled = troubled
             _log.warning("limits follow their services", tightened_for=list(troubled))
-            snapshot, trial = self._snapshot(self._built), self.plane.trial
-            candidate = self._candidates.get(trial.revision) if trial is not None else None
-            if candidate is None:
-                await self.plane.set_snapshot(snapshot)
-            else:
-                on_trial = self._snapshot(candidate)
-                self.plane.adjust(snapshot, on_trial, self._shown(on_trial))
+            on_trial, held = self._candidate(self.plane.trial), self._candidate(self.plane.held)
+            self.plane.adjust(
+                self._snapshot(self._served() or built),
+                on_trial=on_trial,
+                shown=self._shown(on_trial) if on_trial is not None else None,
+                held=held,
+            )
+
+    def _candidate(self, awaited: Trial | HeldChange | None) -> Snapshot | None:
+        """What is on trial or held, with limits as they are now."""
+        candidate = self._candidates.get(awaited.revision) if awaited is not None else None
+        return self._snapshot(candidate) if candidate is not None else None
 
     def status(self) -> dict[str, object]:
         """What `/status` answers."""
-        reload, found, frozen = self.reload, self.plane.status(), self._frozen()
+        reload, found, frozen, built = self.reload, self.plane.status(), self._frozen(), self._served()
         return {
             **replace(found, clients=tuple(map(partial(_or_frozen, frozen), found.clients))).as_json(),
             "folder": str(self.folder),
-            "routes": len(self._built.manifest.routes) if self._built is not None else 0,
+            "routes": len(built.manifest.routes) if built is not None else 0,
             "canary": self.rollout.as_json(),
             "services": list(map(as_json, self.observer.circuits)),
             "reload": {

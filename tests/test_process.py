@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from controlplane.manifests.watch import Change
+from controlplane.observe.circuits import Circuit, State
 from controlplane.observe.observer import Observer
-from controlplane.process import Process
+from controlplane.process import Canary, Process
 from controlplane.reconcile import Built
 from controlplane.resolve.resolve import Deployment
-from controlplane.snapshot.resource import ROUTE
+from controlplane.snapshot.resource import EXTENSION, ROUTE
 from controlplane.xds.controlplane import ControlPlane
+from ratelimit.policy import RESOURCE_NAME as RATELIMIT
 
 HEAD = "gateway: {listeners: [8080]}\nservices: {a: {endpoints: [127.0.0.1:9]}}\n"
 
@@ -72,6 +74,104 @@ async def test_edits_that_were_held_and_never_confirmed_are_forgotten(process: P
     await process.plane.confirm()
     (route,) = served(process)
     assert "/only-9" in route
+
+
+async def test_a_deletion_held_while_another_edit_is_on_trial_stays_held_when_that_is_over(process: Process) -> None:
+    process = Process(process.folder, Deployment(), ControlPlane(), Observer(()), {}, canary=Canary(size="1"))
+    await edit(process, "/1", "/2", "/3", "/4", "/5")
+    for is_good in (True, False):
+        await edit(process, "/1", "/2", "/3", "/4", "/5", f"/tried-{is_good}")
+        await edit(process, "/only")
+        assert process.plane.held is not None
+        assert process.plane.trial is not None, "it goes on"
+        assert (process.rollout.promote() if is_good else process.rollout.abort()) is not None
+        assert process.plane.held is not None
+        assert process.status()["held"]
+        assert process.reload is not None
+        assert process.reload.outcome == "held"
+    await process.plane.confirm()
+    assert await routes(process) == 1
+    assert process.status()["held"] is None
+    await process.rollout.stop()
+
+
+async def test_a_held_deletion_is_over_when_the_files_say_something_else(process: Process) -> None:
+    many = [f"/{number}" for number in range(9)]
+    process = Process(process.folder, Deployment(), ControlPlane(), Observer(()), {}, canary=Canary(size="1"))
+    await edit(process, *many)
+    await edit(process, *many, "/bad")
+    process.rollout.abort()
+    for paths, outcome in (([*many, "/bad"], "rolled back"), ([*many, "/more"], "canary"), (many, "unchanged")):
+        await edit(process, "/only")
+        assert process.plane.held is not None
+        await edit(process, *paths)
+        assert process.plane.held is None
+        assert process.reload is not None
+        assert process.reload.outcome == outcome
+    await process.rollout.stop()
+
+
+async def test_a_held_deletion_stays_held_when_limits_are_tightened_and_is_tightened_too(process: Process) -> None:
+    limit = "limits: {spare: {rate: 8/hour, by: ip, tighten: {to: 25%, while_unhealthy: [a]}}}\n"
+    (process.folder / "limits.yaml").write_text(limit)
+    await edit(process, *(f"/{number}" for number in range(9)))
+    await edit(process, "/only")
+    await in_trouble(process, "a")
+    assert tightened(process) == ["a"]
+    assert process.plane.held is not None
+    assert process.plane.snapshot is not None
+    assert process.plane.revision == process.plane.snapshot.version, "clients are waited for anew"
+    assert await routes(process) == 9
+    await process.plane.confirm()
+    assert await routes(process) == 1
+    assert tightened(process) == ["a"]
+    await in_trouble(process)
+    assert tightened(process) == []
+    assert await routes(process) == 1, "what was confirmed is what is served"
+
+
+async def test_a_broken_edit_stays_told_when_the_one_before_it_has_been_tried(process: Process) -> None:
+    process = Process(process.folder, Deployment(), ControlPlane(), Observer(()), {}, canary=Canary(size="1"))
+    await edit(process, "/first")
+    for is_good in (False, True):
+        await edit(process, "/first", f"/tried-{is_good}")
+        (process.folder / "broken.yaml").write_text("routes: [{path: /x, service: nobody, auth: public}]\n")
+        await process.follow(Change(files=()))
+        assert (process.rollout.promote() if is_good else process.rollout.abort()) is not None
+        assert process.reload is not None
+        assert process.reload.outcome == "refused"
+        assert any("nobody" in problem for problem in process.plane.problems)
+        (process.folder / "broken.yaml").unlink()
+    await process.follow(Change(files=()))
+    assert process.plane.problems == ()
+    await process.rollout.stop()
+
+
+async def edit(process: Process, *paths: str) -> None:
+    save(process.folder, *paths)
+    await process.follow(Change(files=()))
+
+
+async def routes(process: Process) -> int:
+    """How many are served, which is as many as the status says."""
+    assert process.status()["routes"] == len(served(process))
+    return len(served(process))
+
+
+async def in_trouble(process: Process, *services: str) -> None:
+    """What an observer does that sees these circuits open."""
+    process.observer.circuits = tuple(
+        Circuit(service=name, state=State.OPEN, since_s=0.0, endpoints=()) for name in services
+    )
+    assert process.observer.on_look is not None
+    await process.observer.on_look()
+
+
+def tightened(process: Process) -> list[str]:
+    """For whom limits are tightened, as their service is told."""
+    assert process.plane.snapshot is not None
+    document = process.plane.snapshot.of_type(EXTENSION)[RATELIMIT]
+    return [name for name in ("a",) if f'"troubled":["{name}"]'.encode() in document.body]
 
 
 BASE = {

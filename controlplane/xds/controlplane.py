@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import grpc
 import structlog
@@ -23,7 +23,7 @@ from controlplane.xds.canary import Trial, choose
 from controlplane.xds.channel import Channel
 from controlplane.xds.clients import AllowList, admit, is_on_this_machine
 from controlplane.xds.codec import Encoder
-from controlplane.xds.fuse import mass_deletion
+from controlplane.xds.fuse import Waiting, mass_deletion
 from controlplane.xds.gate import ROUTES_WAIT, PolicyGate, policies_changed
 from controlplane.xds.methods import METHODS, Method
 from controlplane.xds.needs import Needs
@@ -40,15 +40,6 @@ _log = structlog.get_logger("controlplane.xds")
 
 SERVICE_AGENT = "causeway"
 ALLOW_LIST_INTERVAL_S = 2.0
-
-
-@dataclass(slots=True)
-class _Waiting:
-    snapshot: Snapshot
-    revision: str
-    reason: str
-    removes: tuple[str, ...]
-    since: float
 
 
 class ControlPlane:
@@ -87,7 +78,7 @@ class ControlPlane:
         self.trial: Trial | None = None
         self._trial_effective: dict[str, Snapshot] = {}
         self._accepted: dict[str, Snapshot] = {}
-        self._waiting: _Waiting | None = None
+        self._waiting: Waiting | None = None
         self._refusals = Refusals(self, self.policy.patience_s)
         self._gate = PolicyGate(self.policy.policy_patience_s, self._gate_opened)
         self._news = asyncio.Event()
@@ -113,10 +104,10 @@ class ControlPlane:
         problems = check(snapshot)
         if problems:
             raise Inconsistent(map(str, problems))
+        self.discard()  # the files say something else now, or it is held anew
         if self.snapshot is not None and snapshot.version == self.snapshot.version:
             self.end_trial(is_good=False)
             self.revision, self.source = revision, "manifests"
-            self._waiting = None
             for session in self.sessions:
                 if session.stream.target is not None:
                     session.stream.publish(session.stream.target)  # whoever asks again has a reason
@@ -124,12 +115,9 @@ class ControlPlane:
             self._settle()
             return Outcome.UNCHANGED
         before = EMPTY if confirmed or self.snapshot is None else self.snapshot
-        removes = mass_deletion(before, snapshot, self.policy.deletion_share)
-        if removes:
-            what, share = removes[0].partition(" ")[0], f"{self.policy.deletion_share:.0%}"
-            reason = f"removes {len(removes)} {what}s at once, more than {share} of those served"
-            self._waiting = _Waiting(snapshot, revision, reason, removes, self._clock())
-            _log.warning("change held until confirmed", revision=revision, reason=reason, removes=removes[:20])
+        if removes := mass_deletion(before, snapshot, self.policy.deletion_share):
+            self._waiting = held = Waiting(snapshot, revision, removes, self.policy.deletion_share, self._clock())
+            _log.warning("change held until confirmed", revision=revision, reason=held.reason, removes=removes[:20])
             metrics.HELD.set(1)
             return Outcome.HELD
         if canary and self.snapshot is not None:
@@ -159,11 +147,20 @@ class ControlPlane:
         self._show_trial()
         return self.trial
 
-    def adjust(self, snapshot: Snapshot, on_trial: Snapshot, shown: Snapshot) -> None:
-        """What is served and what is on trial both change in the same way; the trial goes on."""
-        if self.trial is not None:
-            self.trial = replace(self.trial, snapshot=on_trial, shown=shown)
-        self._put(snapshot, self.revision)
+    def adjust(
+        self,
+        snapshot: Snapshot,
+        *,
+        on_trial: Snapshot | None = None,
+        shown: Snapshot | None = None,
+        held: Snapshot | None = None,
+    ) -> None:
+        """What is served, on trial and held all change in the same way; the trial goes on, what is held stays so."""
+        if self.trial is not None and on_trial is not None:
+            self.trial = replace(self.trial, snapshot=on_trial, shown=shown or on_trial)
+        if self._waiting is not None and held is not None:
+            self._waiting.snapshot = held
+        self._put(snapshot, snapshot.version)
         self._show_trial()
 
     def _show_trial(self) -> None:
@@ -208,11 +205,11 @@ class ControlPlane:
 
     async def confirm(self) -> str | None:
         """Serves the held change. Returns its revision, None when nothing is held."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is None:
-            return None
-        self.serve_unchecked(waiting.snapshot, waiting.revision)
-        return waiting.revision
+        waiting = self._waiting
+        self.discard()
+        if waiting is not None:
+            self.serve_unchecked(waiting.snapshot, waiting.revision)
+        return waiting.revision if waiting else None
 
     def discard(self) -> str | None:
         """Forgets the held change. Returns its revision, None when nothing is held."""
@@ -249,8 +246,6 @@ class ControlPlane:
         before = self.snapshot
         self.snapshot, self.revision, self.source = snapshot, revision, "manifests"
         self.served_at = self.out_at = self._clock()
-        self._waiting = None
-        metrics.HELD.set(0)
         metrics.SERVED.inc()
         self.quarantine.forget_outdated(snapshot, *([self.trial.shown] if self.trial is not None else []))
         self._history.remember(snapshot)
@@ -430,14 +425,7 @@ class ControlPlane:
 
     @property
     def held(self) -> HeldChange | None:
-        if self._waiting is None:
-            return None
-        return HeldChange(
-            revision=self._waiting.revision,
-            reason=self._waiting.reason,
-            removes=self._waiting.removes,
-            age_s=self._clock() - self._waiting.since,
-        )
+        return self._waiting.told(self._clock()) if self._waiting is not None else None
 
     def status(self) -> Status:
         return report.status(self, self._clock(), self.wall())

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.resource import Part
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.status import HeldChange
 
 FEW = 3
 """Removing up to this many of anything is never held: small gateways are edited by hand."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A change that is held until somebody confirms it, because of what it removes."""
+
+    snapshot: Snapshot
+    revision: str
+    removes: tuple[str, ...]
+    share: float
+    since: float
+
+    @property
+    def reason(self) -> str:
+        what = self.removes[0].partition(" ")[0]
+        return f"removes {len(self.removes)} {what}s at once, more than {self.share:.0%} of those served"
+
+    def told(self, now: float) -> HeldChange:
+        """As the status has it."""
+        return HeldChange(revision=self.revision, reason=self.reason, removes=self.removes, age_s=now - self.since)
 
 
 def mass_deletion(before: Snapshot, after: Snapshot, share: float) -> tuple[str, ...]:

@@ -323,7 +323,7 @@ async def test_what_is_served_and_what_is_on_trial_change_together() -> None:
         rollout.begin(watch_s=600)
         await clients["envoy-0"].hear()
         both = [state(CDS={"A": 11}), state(CDS={"A": 12})]
-        plane.adjust(*both, both[1])
+        plane.adjust(both[0], on_trial=both[1])
         for client in clients.values():
             assert names(await client.hear()) == ["A"]
         rollout.promote()
