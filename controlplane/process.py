@@ -38,7 +38,7 @@ from controlplane.xds.api import Wish
 from controlplane.xds.canary import Trial, choose
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.policy import Inconsistent, Outcome
-from controlplane.xds.rollout import OVERTAKEN, ROLLED_BACK, Course, Rollout, lines
+from controlplane.xds.rollout import OVERTAKEN, ROLLED_BACK, Course, Rollout, lines, undecided
 from controlplane.xds.status import ClientStatus, HeldChange, Verdict
 from extauthz.policy import RESOURCE_NAME as EXTAUTHZ
 
@@ -206,8 +206,10 @@ class Process:
         outcome, problems, reason = reload.outcome, reload.problems, ""
         trial = self.plane.trial
         if outcome == Outcome.CANARY.value and trial is not None and (wish.wait or wish.canary):
-            course = await self.rollout.over(trial.revision)
-            if course is not None:
+            course = await self.rollout.over(trial.revision, patience_s=wish.timeout_s)
+            if course is not None and not course.is_over:
+                reason = undecided(course)
+            elif course is not None:
                 outcome, reason = course.state, course.reason
                 problems = tuple(lines(course)) if course.state == ROLLED_BACK else ()
         if outcome == Outcome.HELD.value and (held := self.plane.held) is not None:

@@ -9,8 +9,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from controlplane.cli.control import ControlConnection, Unreachable
-from serving.address import parse_address
+from controlplane.cli.control import ControlConnection, Unreachable, admin_address
 
 _REFUSED, _UNREACHABLE = 1, 4
 
@@ -63,7 +62,7 @@ def unblock(limit: Annotated[str, typer.Argument(help="The limit.")], key: Keys 
 
 
 def _ask(admin: str, method: str, path: str, wish: Mapping[str, object] | None = None) -> dict[str, object]:
-    connection = ControlConnection(parse_address(admin))
+    connection = ControlConnection(admin_address(admin))
     try:
         answer = connection.get(path) if method == "GET" else connection.post(path, wish or {})
     except Unreachable as problem:

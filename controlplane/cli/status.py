@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.control import ControlConnection, Json, Unreachable
-from serving.address import Address, parse_address
+from controlplane.cli.control import ControlConnection, Json, Unreachable, admin_address
+from serving.address import Address
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +65,7 @@ def _is_lost(client: Json) -> bool:
 
 def _address(folder: Path | None, admin: str) -> Address:
     if folder is None:
-        return parse_address(admin)
+        return admin_address(admin)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     from controlplane.cli.up.places import places

@@ -5,7 +5,8 @@
     GET  /snapshot/{type}    the resources of one type, in full (policy documents and secrets are left out)
     POST /apply              read the manifests now; {"confirm": true} also when that removes a lot; {"canary": "10%",
                              "watch_s": 10} to some Envoys first, to all when those are well, else to none;
-                             {"canary": "no"} to all at once; {"wait": true} answers when a canary is over
+                             {"canary": "no"} to all at once; {"wait": true} answers when a canary is over, or with
+                             outcome "canary" and the reason when "timeout_s" more than it is watched have passed
     GET  /wait?timeout_s=30  answers when every client serves the present revision and a restart would serve it too,
                              504 with reasons when not
     GET  /canary             the canary that runs, or the last one, and how long canaries are watched
@@ -37,6 +38,9 @@ from controlplane.xds.waiting import wait_until_live
 from serving.admin import Admin
 
 Json = dict[str, object]
+DEFAULT_WAIT_S = 30.0
+LONGEST_WAIT_S = 600.0
+LONGEST_WATCH_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +54,14 @@ class Wish:
     watch_s: float | None = None
     wait: bool = False
     """Answer when the canary is over."""
+    timeout_s: float = DEFAULT_WAIT_S
+    """How long that may take, besides the time that it is watched."""
 
 
 Reread = Callable[[Wish], Awaitable[Json]]
 """Reads the manifests and serves them. Returns what came of it, as JSON. Raises ValueError when the wish is none."""
 Keep = Callable[[], Awaitable[str | None]]
 """Returns when a restart would serve what is served now; or why it would not."""
-
-LONGEST_WAIT_S = 600.0
-LONGEST_WATCH_S = 24 * 3600.0
 
 
 async def _kept() -> str | None:
@@ -84,7 +87,7 @@ def register(
             return web.json_response({"outcome": "refused", "problems": [str(problem)]}, status=400)
 
     async def wait(request: web.Request) -> web.Response:
-        asked = request.query.get("timeout_s", "30")
+        asked = request.query.get("timeout_s", f"{DEFAULT_WAIT_S:g}")
         timeout_s = _number(asked)
         if timeout_s is None or not timeout_s >= 0:
             return web.json_response({"problems": [f"timeout_s: expected seconds, found {asked!r}"]}, status=400)
@@ -127,14 +130,15 @@ def _number(text: str) -> float | None:
 
 
 def _wish(body: Json) -> Wish:
-    canary, watch_s = body.get("canary") or "", body.get("watch_s")
-    if not isinstance(canary, str) or not isinstance(watch_s, int | float | None):
-        raise web.HTTPBadRequest(text='expected {"canary": "10%", "watch_s": 10}')
+    canary, watch_s, timeout_s = body.get("canary") or "", body.get("watch_s"), body.get("timeout_s", DEFAULT_WAIT_S)
+    if not (isinstance(canary, str) and isinstance(watch_s, int | float | None) and isinstance(timeout_s, int | float)):
+        raise web.HTTPBadRequest(text='expected {"canary": "10%", "watch_s": 10, "timeout_s": 30}')
     return Wish(
         confirm=body.get("confirm") is True,
         canary=canary,
         watch_s=None if watch_s is None else min(LONGEST_WATCH_S, float(watch_s)),
         wait=body.get("wait") is True,
+        timeout_s=min(LONGEST_WAIT_S, float(timeout_s)),
     )
 
 

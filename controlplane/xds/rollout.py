@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -139,13 +140,23 @@ class Rollout:
         metrics.CANARY.set(1)
         self._task = asyncio.get_running_loop().create_task(self._run(watch_s, patience_s))
 
-    async def over(self, revision: str) -> Course | None:
-        """The course of that revision's canary when it has ended; None when there is none."""
-        course = self.course
+    async def over(self, revision: str, *, patience_s: float | None = None) -> Course | None:
+        """The course of that revision's canary when it has ended; None when there is none.
+
+        With `patience_s` it may come back undecided: when there was no Envoy to try it on for so long, or when it took
+        so much longer than it is watched.
+        """
+        course, loop = self.course, asyncio.get_running_loop()
         if course is None or course.revision != revision:
             return None
+        deadline = loop.time() + patience_s if patience_s is not None else None
         while not course.is_over:
-            await self._news.wait()
+            until = deadline + (course.watch_s if course.cohort else 0.0) if deadline is not None else None
+            if until is not None and loop.time() >= until:
+                break
+            with suppress(TimeoutError):  # an Envoy may have come meanwhile: then there is more time
+                async with asyncio.timeout_at(until):
+                    await self._news.wait()
         return course
 
     def promote(self) -> Course | None:
@@ -304,6 +315,13 @@ class Rollout:
 
 class _Overtaken(Exception):  # noqa: N818
     """What is watched is not on trial any more."""
+
+
+def undecided(course: Course) -> str:
+    """Why there is no verdict yet."""
+    if not course.cohort:
+        return "no Envoy is connected to try it on"
+    return f"no verdict yet: {course.state}, on {', '.join(course.cohort)}"
 
 
 def lines(course: Course) -> Iterator[str]:

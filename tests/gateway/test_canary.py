@@ -348,6 +348,27 @@ async def test_a_canary_of_one_who_serves_edits_to_all_is_refused_with_what_to_d
         trio.stop()
 
 
+async def test_who_waits_for_a_canary_without_envoys_is_told_so_in_time(
+    run_folder: Path, origins: Callable[..., Origin]
+) -> None:
+    folder, services = run_folder / "alone", {"good": origins("good")}
+    folder.mkdir()
+    trio = Trio(folder, "--canary", "1")
+    trio.write(services, a="good")
+    trio.control_plane.start()
+    try:
+        await until("the manifests read", lambda: _has_read(trio))
+        trio.write(services, a="good", b="good")
+        await trio.canary("waiting for an Envoy")
+        for asked in ((), ("--canary", "1")):
+            waited = await trio.run("apply", "--wait", "--timeout", "1", *asked)
+            assert waited.returncode == 3
+            assert waited.stderr == "on trial: no Envoy is connected to try it on\n"
+        assert (await trio.status())["canary"]["state"] == "waiting for an Envoy"
+    finally:
+        trio.stop()
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [

@@ -17,7 +17,7 @@ from controlplane.xds.canary import ENOUGH, Comparison, Requests, changed_places
 from controlplane.xds.cohort import choose_cohort, refusals
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.policy import Outcome
-from controlplane.xds.rollout import Rollout
+from controlplane.xds.rollout import Rollout, undecided
 from tests.support.waiting import until
 from tests.xds import made
 from tests.xds.playbook import plain, state
@@ -315,6 +315,26 @@ async def test_an_edit_waits_for_an_envoy_to_try_it_on_and_a_person_does_not_for
     assert course is not None
     assert course.reason == "no Envoy is connected"
     await patient.stop()
+
+
+async def test_who_waits_for_the_verdict_is_told_in_time_that_there_is_none_yet() -> None:
+    plane = ControlPlane()
+    await plane.set_snapshot(state(CDS={"A": 1}), revision="1")
+    await plane.set_snapshot(state(CDS={"A": 2}), revision="2", canary="1")
+    alone = Rollout(plane)
+    alone.begin(watch_s=600)
+    course = await asyncio.wait_for(alone.over("2", patience_s=0), 5)
+    assert course is not None
+    assert undecided(course) == "no Envoy is connected to try it on"
+    await alone.stop()
+
+    plane = ControlPlane()
+    async with on_trial(plane, Envoys(envoy_0=WELL)) as (rollout, _):
+        rollout.begin(watch_s=0.1)  # nobody reads, nobody answers
+        course = await asyncio.wait_for(rollout.over("2", patience_s=0.5), 5)
+        assert course is not None
+        assert undecided(course) == "no verdict yet: waiting for acceptance, on envoy-0"
+        assert plane.trial is not None, "it goes on"
 
 
 async def test_what_is_served_and_what_is_on_trial_change_together() -> None:
