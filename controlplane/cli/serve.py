@@ -94,7 +94,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from controlplane.xds import api, csds
     from controlplane.xds.clients import AllowList
     from controlplane.xds.controlplane import ControlPlane
-    from controlplane.xds.keeping import Keeper, restore
+    from controlplane.xds.keeping import Keeper
     from controlplane.xds.policy import Policy
     from controlplane.xds.protocol import REQUEST_BYTES
     from controlplane.xds.rollout import Rollout
@@ -135,9 +135,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         frozen=fleet.frozen,
     )
     admin = Admin("control-plane", checks={"snapshot": process.not_ready, "critical services": observer.problem})
-    admin.get("/status", lambda _: process.status())
-    restore(plane, settings.state)
     keeper = Keeper(plane, settings.state)
+    keeper.restore()
+    admin.get("/status", lambda _: {**process.status(), "state": keeper.as_json()})
     api.register(admin, plane, process.apply, rollout, keeper.kept, watch_s=canary.watch_s)
     server = Server(
         [*plane.services(), csds.service(plane)],

@@ -39,7 +39,8 @@ def status(
     """Show what is served, to whom, the services' circuits, and what is wrong.
 
     Exit codes: 0 all is well, 1 something is wrong (problems in the manifests, an edit rolled back, something kept back
-    or held, a client silent or frozen), 4 no control plane answers.
+    or held, a client silent or frozen, a state that cannot be written), 2 a wrong command line, 4 no control plane
+    answers.
     """
     try:
         found = ControlConnection(_address(folder, admin)).get("/status")
@@ -50,12 +51,18 @@ def status(
         typer.echo(json.dumps(found, indent=2))
     else:
         _show(found, details=details)
-    if any(found.get(wrong) for wrong in ("problems", "kept_back", "held")) or any(map(_is_lost, _clients(found))):
+    is_wrong = any(found.get(wrong) for wrong in ("problems", "kept_back", "held")) or _unkept(found)
+    if is_wrong or any(map(_is_lost, _clients(found))):
         raise typer.Exit(1)
 
 
 def _clients(found: Json) -> Iterable[Json]:
     return _rows(found.get("clients"))
+
+
+def _unkept(found: Json) -> object:
+    """Why a restart would not serve what is served now."""
+    return _mapping(found.get("state")).get("problem")
 
 
 def _is_lost(client: Json) -> bool:
@@ -226,6 +233,8 @@ def _wrong(found: Json) -> Iterator[str]:
     held = _mapping(found.get("held"))
     if held:
         yield f"Held until `causeway apply --confirm`: it {held.get('reason')}"
+    if _unkept(found):
+        yield f"Not safe from a restart: {_unkept(found)}"
     for client in _clients(found):
         yield from _wrong_with(client)
 

@@ -9,53 +9,63 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from controlplane.origin import Origin
 from controlplane.snapshot import store
+from controlplane.xds import metrics
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.quarantine import Held
 
 DELAY_S = 0.3
 """Clients first: what they wait for is not held up by the disk. Whoever dies in between reads the manifests again."""
+RETRY_S = 5.0
+"""What could not be written is tried again so often."""
 
 _log = structlog.get_logger("controlplane.keeping")
 
 
-def restore(plane: ControlPlane, folder: Path) -> bool:
-    """Serves what the folder keeps. False when there is nothing usable; a damaged file is reported and ignored."""
-    try:
-        kept = store.read(folder)
-        held = read_notes(kept.notes)
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError) as problem:
-        _log.error("last known good unreadable", folder=str(folder), error=str(problem))
-        return False
-    plane.restore(kept.snapshot, kept.revision, held, kept.variants)
-    _log.info("last known good in service", revision=kept.revision, resources=len(kept.snapshot))
-    return True
-
-
 class Keeper:
-    """Writes the plane's state into the folder whenever it changed, until cancelled."""
+    """Brings back what the folder keeps, and writes the plane's state there whenever it changed, until cancelled."""
 
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+    def __init__(self, plane: ControlPlane, folder: Path, *, retry_s: float = RETRY_S) -> None:
         self.problem: str | None = None
+        """Why a restart would not serve what is served now, or why this one could not serve what was served before."""
         self.written = 0
         self._plane = plane
         self._folder = folder
+        self._retry_s = retry_s
         self._changed = asyncio.Event()
         self._writing = asyncio.Lock()
         plane.on_change = self._changed.set
 
+    def restore(self) -> bool:
+        """Serves what the folder keeps. False when there is nothing usable; a damaged file is told and ignored."""
+        try:
+            kept = store.read(self._folder)
+            held = read_notes(kept.notes)
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError) as problem:
+            self._tell(f"the last known good in {self._folder} cannot be used: {problem}")
+            return False
+        self._plane.restore(kept.snapshot, kept.revision, held, kept.variants)
+        _log.info("last known good in service", revision=kept.revision, resources=len(kept.snapshot))
+        return True
+
+    def as_json(self) -> dict[str, object]:
+        return {"folder": str(self._folder), "problem": self.problem}
+
     async def run(self) -> None:
         while True:
-            await self._changed.wait()
-            await asyncio.sleep(DELAY_S)
-            if self._changed.is_set():
+            with suppress(TimeoutError):  # what could not be written may be by now: there is room again
+                async with asyncio.timeout(self._retry_s if self.problem else None):
+                    await self._changed.wait()
+                await asyncio.sleep(DELAY_S)
+            if self._changed.is_set() or self.problem:
                 await self.keep()
 
     async def kept(self) -> str | None:
@@ -85,11 +95,18 @@ class Keeper:
         try:
             await asyncio.to_thread(store.write, self._folder, kept)
         except OSError as failure:
-            self.problem = str(failure)
-            _log.error("cannot keep the last known good", folder=str(self._folder), error=str(failure))
+            self._tell(f"the last known good cannot be kept in {self._folder}: {failure}")
         else:
-            self.problem = None
+            self._tell(None)
             self.written += 1
+
+    def _tell(self, problem: str | None) -> None:
+        before, self.problem = self.problem, problem
+        metrics.UNKEPT.set(1 if problem else 0)
+        if problem and problem != before:
+            _log.error(problem)
+        elif before and not problem:
+            _log.info("the last known good is kept again", folder=str(self._folder))
 
 
 def write_notes(held: Iterable[Held]) -> str:

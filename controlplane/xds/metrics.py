@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 CLIENTS = Gauge("causeway_xds_streams", "xDS streams open now.")
 SERVED = Counter("causeway_xds_snapshots", "Snapshots put in service.")
 HELD = Gauge("causeway_xds_change_held", "1 while a change waits for a confirmation.")
+UNKEPT = Gauge("causeway_xds_unkept", "1 while what is served is not on disk: a restart would not serve it.")
 KEPT_BACK = Counter("causeway_xds_kept_back", "Resources and parts a client rejected and that are kept back.", ["type"])
 PROPAGATION = Histogram(
     "causeway_xds_propagation_seconds",

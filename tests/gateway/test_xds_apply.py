@@ -36,7 +36,11 @@ def manifest(origin: Origin, **routes: str) -> dict[str, Any]:
 
 
 async def apply(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = causeway("apply", "--admin", f"unix:{gateway.folder}/serve-admin.sock", *arguments)
+    return await run(gateway, "apply", *arguments)
+
+
+async def run(gateway: Gateway, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = causeway(verb, "--admin", f"unix:{gateway.folder}/serve-admin.sock", *arguments)
     return await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -138,6 +142,12 @@ async def test_apply(gateway: Gateway, origins: Callable[..., Origin]) -> None:
     unkept = await apply(gateway, "--wait", "--confirm")
     assert unkept.returncode == 3
     assert "a restart would not serve it" in unkept.stderr
+    shown = await run(gateway, "status")
+    assert shown.returncode == 1
+    assert "Not safe from a restart: the last known good cannot be kept" in shown.stdout
+    state.unlink()
+    await until("it is kept again", lambda: (state / "last-known-good").exists())
+    assert (await run(gateway, "status")).returncode == 0
 
 
 async def test_no_control_plane() -> None:

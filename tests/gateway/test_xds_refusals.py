@@ -11,7 +11,7 @@ import pytest
 from controlplane.origin import Origin as Place
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.controlplane import ControlPlane
-from controlplane.xds.keeping import Keeper, restore
+from controlplane.xds.keeping import Keeper
 from controlplane.xds.waiting import wait_until_live
 from tests.support.client import Address, request
 from tests.support.origin import Origin
@@ -143,7 +143,7 @@ async def test_a_restart_sends_nothing_again(
             assert await status(port, "/bad") == 503
         before = await envoy.stats("(config_reload|update_rejected|listener_modified|cluster_modified)$")
         second = ControlPlane()
-        assert restore(second, tmp_path)
+        assert Keeper(second, tmp_path).restore()
         assert second.status().source == "last known good"
         assert second.status().kept_back[0].origins == ("a.yaml:1:1",)
         async with serving(second, port=xds_port):

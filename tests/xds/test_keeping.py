@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from controlplane.origin import Origin
 from controlplane.snapshot import store
 from controlplane.xds.controlplane import ControlPlane
-from controlplane.xds.keeping import Keeper, read_notes, restore, write_notes
+from controlplane.xds.keeping import Keeper, read_notes, write_notes
 from controlplane.xds.policy import Outcome
 from controlplane.xds.quarantine import Held
 from tests.support.waiting import until
@@ -33,6 +34,10 @@ HELD = Held(
 )
 
 
+def unkept() -> float | None:
+    return REGISTRY.get_sample_value("causeway_xds_unkept")
+
+
 def kept_revision(folder: Path) -> str:
     file = folder / store.FILE_NAME
     return store.decode(file.read_bytes()).revision if file.exists() else ""
@@ -47,7 +52,7 @@ async def test_each_change_is_kept(tmp_path: Path) -> None:
         await until("kept", lambda: kept_revision(tmp_path) == plane.revision)
     running.cancel()
     again = ControlPlane()
-    assert restore(again, tmp_path)
+    assert Keeper(again, tmp_path).restore()
     assert again.revision == "2"
     assert again.status().source == "last known good"
     assert await again.set_snapshot(state(CDS={"A": 2}), revision="2") is Outcome.UNCHANGED
@@ -81,6 +86,23 @@ async def test_what_cannot_be_kept_is_said_and_tried_again(tmp_path: Path) -> No
     assert kept_revision(folder) == "1"
 
 
+async def test_what_cannot_be_kept_is_kept_as_soon_as_it_can_be(tmp_path: Path) -> None:
+    """A disk that was full has room again, and nobody edits anything."""
+    plane, folder = ControlPlane(), tmp_path / "state"
+    (folder / store.FILE_NAME).mkdir(parents=True)
+    keeper = Keeper(plane, folder, retry_s=0.01)
+    running = asyncio.create_task(keeper.run())
+    await plane.set_snapshot(state(CDS={"A": 1}), revision="1")
+    await until("it is told", lambda: keeper.problem)
+    assert "directory" in str(keeper.as_json()["problem"])
+    assert unkept() == 1
+    (folder / store.FILE_NAME).rmdir()
+    await until("kept", lambda: kept_revision(folder) == "1")
+    await until("it is told", lambda: keeper.problem is None)
+    assert unkept() == 0
+    running.cancel()
+
+
 async def test_what_a_client_refused_is_remembered(tmp_path: Path) -> None:
     plane = ControlPlane()
     keeper = Keeper(plane, tmp_path)
@@ -93,7 +115,7 @@ async def test_what_a_client_refused_is_remembered(tmp_path: Path) -> None:
         await until("a verdict", lambda: plane.status().kept_back)
     await keeper.keep()
     again = ControlPlane()
-    assert restore(again, tmp_path)
+    assert Keeper(again, tmp_path).restore()
     assert [one.text for one in again.status().kept_back] == ["bad A"]
     async with serving(again) as port, connected(port, Variant.DELTA_EACH) as client:
         await client.ask("CDS", "A", "B")
@@ -113,15 +135,21 @@ async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"causeway-snapshot 1 0\n{}\n"])
-def test_a_damaged_file_is_ignored(tmp_path: Path, content: bytes) -> None:
+async def test_a_damaged_file_is_ignored_and_told_until_there_is_another(tmp_path: Path, content: bytes) -> None:
     (tmp_path / store.FILE_NAME).write_bytes(content)
     plane = ControlPlane()
-    assert not restore(plane, tmp_path)
+    keeper = Keeper(plane, tmp_path)
+    assert not keeper.restore()
     assert plane.snapshot is None
+    await keeper.keep()
+    assert "cannot be used" in (keeper.problem or "")
+    await plane.set_snapshot(state(CDS={"A": 1}))
+    await keeper.keep()
+    assert keeper.problem is None
 
 
 def test_nothing_kept_is_nothing_restored(tmp_path: Path) -> None:
-    assert not restore(ControlPlane(), tmp_path)
+    assert not Keeper(ControlPlane(), tmp_path).restore()
 
 
 def test_verdicts_come_back_as_they_were() -> None:
