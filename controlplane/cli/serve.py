@@ -103,6 +103,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     from serving.server import Limits, Server
     from serving.tls import TlsFiles
 
+    held = _hold(settings.state)
     plane = ControlPlane(
         Policy(deletion_share=settings.deletion_share, oldest_envoy=OLDEST_ENVOY),
         allow_list=AllowList(settings.xds_clients) if settings.xds_clients is not None else None,
@@ -135,7 +136,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         frozen=fleet.frozen,
     )
     admin = Admin("control-plane", checks={"snapshot": process.not_ready, "critical services": observer.problem})
-    keeper = Keeper(plane, settings.state)
+    keeper = Keeper(plane, settings.state, made_of=str(settings.folder.absolute()))
     keeper.restore()
     admin.get("/status", lambda _: {**process.status(), "state": keeper.as_json()})
     api.register(admin, plane, process.apply, rollout, keeper.kept, watch_s=canary.watch_s)
@@ -158,3 +159,22 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     await server.drain(grace_s=2)
     await keeper.keep()
     await admin.stop()
+    if held is not None:
+        os.close(held)
+
+
+def _hold(state: Path) -> int | None:
+    """The state folder is this process's until the descriptor is closed. Raises OSError when it is another's.
+
+    None where it cannot be written: nothing will be, and what it keeps can be read all the same.
+    """
+    from serving.lock import LockedError, lock
+
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return lock(state / "lock")
+    except LockedError as other:
+        whose = f"a control plane that runs (process {other.holder})"
+        raise OSError(f"{state} is the state of {whose}: give each its own with --state") from None
+    except OSError:
+        return None

@@ -30,12 +30,16 @@ class UnreadableStateError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What is kept: the snapshot, what clients of some kinds are served instead, and the owner's notes (JSON)."""
+    """What is kept: the snapshot, what clients of some kinds are served instead, and the owner's notes (JSON).
+
+    `made_of` says what it was made of: another gateway's is of no use. Empty: not known, as in files of before.
+    """
 
     snapshot: Snapshot
     revision: str
     variants: Mapping[str, Snapshot] = field(default_factory=dict)
     notes: str = "[]"
+    made_of: str = ""
 
 
 def write(folder: Path, kept: Kept) -> None:
@@ -79,6 +83,7 @@ def encode(kept: Kept) -> bytes:
 
     head = {
         "revision": kept.revision,
+        "made_of": kept.made_of,
         "labels": dict(kept.snapshot.labels),
         "snapshot": [number(resource) for resource in kept.snapshot],
         "variants": {kind: [number(one) for one in snapshot] for kind, snapshot in kept.variants.items()},
@@ -110,6 +115,7 @@ def decode(content: bytes) -> Kept:
                 str(kind): Snapshot.of(resources[n] for n in numbers) for kind, numbers in head["variants"].items()
             },
             notes=str(head["notes"]),
+            made_of=str(head.get("made_of", "")),
         )
     except (KeyError, TypeError, ValueError, IndexError) as failure:
         raise UnreadableStateError(f"unexpected content: {failure!r}") from failure

@@ -31,22 +31,24 @@ _log = structlog.get_logger("controlplane.keeping")
 class Keeper:
     """Brings back what the folder keeps, and writes the plane's state there whenever it changed, until cancelled."""
 
-    def __init__(self, plane: ControlPlane, folder: Path, *, retry_s: float = RETRY_S) -> None:
+    def __init__(self, plane: ControlPlane, folder: Path, *, made_of: str = "", retry_s: float = RETRY_S) -> None:
+        """`made_of` is what the plane's state is made of: what was made of something else is not brought back."""
         self.problem: str | None = None
         """Why a restart would not serve what is served now, or why this one could not serve what was served before."""
         self.written = 0
         self._plane = plane
         self._folder = folder
+        self._made_of = made_of
         self._retry_s = retry_s
         self._changed = asyncio.Event()
         self._writing = asyncio.Lock()
         plane.on_change = self._changed.set
 
     def restore(self) -> bool:
-        """Serves what the folder keeps. False when there is nothing usable; a damaged file is told and ignored."""
+        """Serves what the folder keeps. False when there is nothing usable: a file that is damaged or of something else
+        is told and ignored."""
         try:
-            kept = store.read(self._folder)
-            held = read_notes(kept.notes)
+            kept, held = self._read()
         except FileNotFoundError:
             return False
         except (OSError, ValueError) as problem:
@@ -55,6 +57,12 @@ class Keeper:
         self._plane.restore(kept.snapshot, kept.revision, held, kept.variants)
         _log.info("last known good in service", revision=kept.revision, resources=len(kept.snapshot))
         return True
+
+    def _read(self) -> tuple[store.Kept, list[Held]]:
+        kept = store.read(self._folder)
+        if kept.made_of and self._made_of and kept.made_of != self._made_of:
+            raise ValueError(f"it is of {kept.made_of}, not of {self._made_of}")
+        return kept, read_notes(kept.notes)
 
     def as_json(self) -> dict[str, object]:
         return {"folder": str(self._folder), "problem": self.problem}
@@ -91,6 +99,7 @@ class Keeper:
             revision=self._plane.revision,
             variants=self._plane.variants(),
             notes=write_notes(self._plane.quarantine.all()),
+            made_of=self._made_of,
         )
         try:
             await asyncio.to_thread(store.write, self._folder, kept)

@@ -51,11 +51,11 @@ snapshots = st.lists(resources, max_size=5, unique_by=lambda one: (one.type_url,
 
 @given(snapshots, snapshots, st.text(max_size=20))
 def test_what_is_written_comes_back(snapshot: Snapshot, variant: Snapshot, revision: str) -> None:
-    kept = Kept(snapshot=snapshot, revision=revision, variants={"envoy/1": variant}, notes='["x"]')
+    kept = Kept(snapshot=snapshot, revision=revision, variants={"envoy/1": variant}, notes='["x"]', made_of="/m")
     back = store.decode(store.encode(kept))
     assert list(back.snapshot) == list(snapshot)
     assert list(back.variants["envoy/1"]) == list(variant)
-    assert (back.revision, back.notes) == (revision, '["x"]')
+    assert (back.revision, back.notes, back.made_of) == (revision, '["x"]', "/m")
     assert back.snapshot.version == snapshot.version
 
 
@@ -64,7 +64,9 @@ def test_a_file_of_the_first_format_is_read() -> None:
     row = '["t","n","envoy",null,[],[["key",4,8,["f.yaml",1,2]]]]'
     head = f'{{"revision":"r","labels":{{}},"snapshot":[0],"variants":{{}},"notes":"[]","resources":[{row}]}}'
     body = head.encode() + b"\nbodyfallback"
-    (resource,) = store.decode(b"causeway-snapshot 1 " + store._checksum(body) + b"\n" + body).snapshot
+    kept = store.decode(b"causeway-snapshot 1 " + store._checksum(body) + b"\n" + body)
+    assert kept.made_of == ""
+    (resource,) = kept.snapshot
     place = Origin(file="f.yaml", line=1, column=2)
     assert resource.tree == (Part(key="key", body=b"body", fallback=b"fallback", origin=place),)
 

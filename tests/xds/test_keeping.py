@@ -148,6 +148,25 @@ async def test_a_damaged_file_is_ignored_and_told_until_there_is_another(tmp_pat
     assert keeper.problem is None
 
 
+async def test_what_was_kept_of_another_folder_is_not_served_and_that_is_told(tmp_path: Path) -> None:
+    plane = ControlPlane()
+    await plane.set_snapshot(state(CDS={"A": 1}))
+    await Keeper(plane, tmp_path, made_of="/blue").keep()
+    again = ControlPlane()
+    red = Keeper(again, tmp_path, made_of="/red")
+    assert not red.restore()
+    assert again.snapshot is None
+    assert "it is of /blue, not of /red" in (red.problem or "")
+    assert Keeper(again, tmp_path, made_of="/blue").restore()
+
+
+async def test_what_was_kept_before_it_was_noted_of_which_folder_is_served(tmp_path: Path) -> None:
+    plane = ControlPlane()
+    await plane.set_snapshot(state(CDS={"A": 1}))
+    await Keeper(plane, tmp_path).keep()
+    assert Keeper(ControlPlane(), tmp_path, made_of="/red").restore()
+
+
 def test_nothing_kept_is_nothing_restored(tmp_path: Path) -> None:
     assert not Keeper(ControlPlane(), tmp_path).restore()
 

@@ -6,7 +6,6 @@ is long. Both are the owner's alone. A lock makes sure that one supervisor runs 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from serving import lock as locking
 from serving.address import SUN_PATH_BYTES, UnixAddress
 
 _LONGEST_NAME = 24
@@ -56,16 +56,10 @@ def places(folder: Path, *, state: Path | None, environ: Mapping[str, str]) -> P
 
 def lock(found: Places) -> int:
     """Holds the folder until the descriptor it returns is closed. Raises AlreadyRunningError naming the holder."""
-    handle = os.open(found.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        other = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
-        os.close(handle)
-        raise AlreadyRunningError(f"this folder's gateway is already running (process {other})") from None
-    os.ftruncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
-    return handle
+        return locking.lock(found.state / "lock")
+    except locking.LockedError as other:
+        raise AlreadyRunningError(f"this folder's gateway is already running (process {other.holder})") from None
 
 
 def _make_own(folder: Path) -> None:
