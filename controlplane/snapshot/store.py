@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -66,7 +67,8 @@ def write(folder: Path, kept: Kept) -> None:
 def read(folder: Path) -> Kept:
     """What was written. Raises FileNotFoundError, OSError, or UnreadableStateError saying what is wrong."""
     for abandoned in folder.glob(f".{FILE_NAME}.*"):  # of a process that was killed while it wrote
-        abandoned.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written can be read
+            abandoned.unlink()
     return decode((folder / FILE_NAME).read_bytes())
 
 

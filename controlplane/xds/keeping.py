@@ -55,6 +55,8 @@ class Keeper:
             self._tell(f"the last known good in {self._folder} cannot be used: {problem}")
             return False
         self._plane.restore(kept.snapshot, kept.revision, held, kept.variants)
+        if kept.made_of == self._made_of:
+            self._changed.clear()  # it is on disk as it is
         _log.info("last known good in service", revision=kept.revision, resources=len(kept.snapshot))
         return True
 

@@ -119,6 +119,13 @@ def test_a_folder_that_cannot_be_written_keeps_the_old_file(tmp_path: Path) -> N
     assert store.read(tmp_path).revision == "a"
 
 
+def test_what_cannot_be_tidied_up_does_not_keep_the_file_from_being_read(tmp_path: Path) -> None:
+    """As in a folder that is read-only: root writes there, but does not unlink a folder."""
+    store.write(tmp_path, some(fill=b"a"))
+    (tmp_path / f".{store.FILE_NAME}.abandoned").mkdir()
+    assert store.read(tmp_path).revision == "a"
+
+
 def _write_for_ever(folder: Path) -> NoReturn:
     for kept in itertools.cycle([some(4, b"a", each_bytes=2 << 20), some(4, b"b", each_bytes=2 << 20)]):
         store.write(folder, kept)

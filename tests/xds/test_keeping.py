@@ -52,7 +52,10 @@ async def test_each_change_is_kept(tmp_path: Path) -> None:
         await until("kept", lambda: kept_revision(tmp_path) == plane.revision)
     running.cancel()
     again = ControlPlane()
-    assert Keeper(again, tmp_path).restore()
+    reader = Keeper(again, tmp_path)
+    assert reader.restore()
+    assert await reader.kept() is None
+    assert reader.written == 0, "what is there is not written again: perhaps it cannot be"
     assert again.revision == "2"
     assert again.status().source == "last known good"
     assert await again.set_snapshot(state(CDS={"A": 2}), revision="2") is Outcome.UNCHANGED
