@@ -12,7 +12,7 @@ from controlplane.xds.status import ClientStatus, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waited:
-    """How it ended. `is_live`: every connected client has accepted all of the revision."""
+    """How it ended. `is_live`: every connected client has accepted all of the revision, and none went without it."""
 
     is_live: bool
     revision: str
@@ -23,16 +23,26 @@ class Waited:
 
 
 async def wait_until_live(plane: ControlPlane, timeout_s: float) -> Waited:
-    """Returns when every connected client serves the present revision, one refused part of it, or the time is over."""
+    """Returns when every connected client serves the present revision, one refused part of it, or the time is over.
+
+    A client that goes away before it has accepted everything is waited for: it may serve what was before, and nobody
+    knows. One that went with all of it is not missed.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     deadline = began + timeout_s
+    gone: dict[str, ClientStatus] = {}
+    pending: list[ClientStatus] = []
     while True:
         clients = plane.status().clients
+        present = {client.id for client in clients}
+        gone = {client.id: client for client in (*gone.values(), *pending) if client.id not in present}
         pending = [client for client in clients if client.verdict in (Verdict.PENDING, Verdict.SILENT)]
         left = deadline - loop.time()
-        if not pending or left <= 0:
-            reasons = (*(_late(client, timeout_s) for client in pending), *_refusals(plane))
+        if not (pending or gone) or left <= 0:
+            late = (_late(client, timeout_s) for client in pending)
+            lost = (f'client "{name}" has gone away before it had accepted everything' for name in gone)
+            reasons = (*late, *lost, *_refusals(plane))
             return Waited(
                 is_live=not reasons,
                 revision=plane.revision,

@@ -262,6 +262,7 @@ async def test_status_tells_what_each_client_has() -> None:
             other = next(one for one in plane.status().clients if one.id == "of its kind")
             assert (other.types[0].state, other.types[0].nack) == ("ACKED", None)
             assert other.types[0].kept_back == ("A",)
+        await until("it is gone", lambda: len(plane.sessions) == 1)
         await plane.set_snapshot(state(CDS={"A": 2, "B": 1}))
         await client.hear()
         assert (await wait_until_live(plane, 2.0)).is_live
@@ -438,6 +439,34 @@ async def test_waiting_ends_with_the_last_ack() -> None:
         waiting = asyncio.create_task(wait_until_live(plane, 5.0))
         await client.answer(response)
         assert (await waiting).is_live
+
+
+async def test_a_client_that_goes_without_having_accepted_is_waited_for() -> None:
+    """It may serve what was before; one that went with all of it is not missed."""
+    plane = await plane_with(CDS={"A": 1})
+    node = base_pb2.Node(id="with-all", user_agent_name="envoy")
+    async with serving(plane) as port:
+        for how_it_ends in ("it stays away", "it comes back"):
+            async with (
+                connected(port, Variant.DELTA_EACH) as client,
+                connected(port, Variant.DELTA_EACH, node=node) as other,
+            ):
+                await client.ask("CDS", "A")
+                await client.hear(ack=False)
+                await other.ask("CDS", "A")
+                await other.hear()
+                await until("one has all of it", lambda: any(one.revision for one in plane.status().clients))
+                waiting = asyncio.create_task(wait_until_live(plane, 2.0 if how_it_ends == "it stays away" else 5.0))
+                await asyncio.sleep(0)
+            await until("both are gone", lambda: not plane.sessions)
+            if how_it_ends == "it stays away":
+                reason = 'client "test-id" has gone away before it had accepted everything'
+                assert (await waiting).reasons == (reason,)
+                continue
+            async with connected(port, Variant.DELTA_EACH) as client:
+                await client.ask("CDS", "A")
+                await client.hear()
+                assert (await waiting).is_live
 
 
 async def test_csds_of_the_control_plane() -> None:
