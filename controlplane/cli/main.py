@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import typer
+if TYPE_CHECKING:
+    import typer
 
 VERBS = (
     "up",
@@ -27,9 +30,13 @@ VERBS = (
     "version",
 )
 
+_INTERRUPTED = 130
+
 
 def build() -> typer.Typer:
     """The whole command tree, in the order in which `--help` shows it."""
+    import typer
+
     app = typer.Typer(
         name="causeway",
         help="An API gateway: Envoy carries the traffic, the manifests in a folder say what it does.",
@@ -52,5 +59,8 @@ def _root() -> None:
 
 
 def main() -> None:
-    """The console script."""
-    build()()
+    """The console script. Nothing is imported before it: most of a short command's time, in which Ctrl-C comes too."""
+    try:
+        build()()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)

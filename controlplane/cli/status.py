@@ -140,7 +140,8 @@ def heading(found: Json) -> str:
         return f"nothing of {folder} is served yet"
     if found.get("source") != "manifests":
         return f"{found.get('source')} of {folder}"
-    return f"{found.get('routes', 0)} routes of {folder}, from manifests"
+    count = found.get("routes", 0)
+    return f"{count} route{'' if count == 1 else 's'} of {folder}, from manifests"
 
 
 def lasts(client: Json) -> object:
@@ -236,10 +237,11 @@ def _wrong(found: Json) -> Iterator[str]:
     if _unkept(found):
         yield f"Not safe from a restart: {_unkept(found)}"
     for client in _clients(found):
-        yield from _wrong_with(client)
+        yield from wrong_with(client)
 
 
-def _wrong_with(client: Json) -> Iterator[str]:
+def wrong_with(client: Json) -> Iterator[str]:
+    """What is wrong with a client, a line each."""
     name = client.get("id")
     match client.get("verdict"):
         case "frozen":
@@ -254,7 +256,8 @@ def _wrong_with(client: Json) -> Iterator[str]:
     for one in _rows(client.get("types")):
         if one.get("nack"):
             ago = f" {_age(one.get('nack_age_s'))} ago" if one.get("nack_age_s") is not None else ""
-            yield f"{name} refused {one.get('type')}{ago}: {str(one.get('nack')).strip()}"
+            where = "".join(f"{place}: " for place in _list(one.get("nack_origins")))
+            yield f"{name} refused {one.get('type')}{ago}: {where}{str(one.get('nack')).strip()}"
 
 
 _GREEN, _RED = ("CLOSED", "synced", "ACKED"), ("OPEN", "rejected", "silent", "frozen", "NACKED")

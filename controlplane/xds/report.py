@@ -114,6 +114,7 @@ def _type(channel: Channel, held: Sequence[Held], client: str, now: float, wall:
         state = "ACKED"
     else:
         state = "NONE"
+    refused = [*((v.text, v.origins) for v in channel.pinned.values()), *((h.text, h.origins) for h in held)]
     return TypeStatus(
         type=short(channel.type_url),
         subscribed="*" if channel.subscription.is_wildcard else str(len(channel.subscription.names)),
@@ -124,6 +125,9 @@ def _type(channel: Channel, held: Sequence[Held], client: str, now: float, wall:
         state=state,
         acked_age_s=now - channel.acked_at if channel.acked_at is not None else None,
         nack=refusal,
+        nack_origins=tuple(
+            dict.fromkeys(str(place) for text, origins in refused if text == refusal for place in origins)
+        ),
         nack_age_s=refused_s,
         kept_back=tuple(
             sorted({*channel.pinned, *(n for n, t in channel.part_trials.items() if t.guilty), *(h.name for h in held)})

@@ -41,6 +41,8 @@ class TypeStatus:
     acked_age_s: float | None
     nack: str | None
     nack_age_s: float | None
+    nack_origins: tuple[str, ...]
+    """Where in the manifests what was refused is, if that is known."""
     kept_back: tuple[str, ...]
 
 

@@ -44,7 +44,7 @@ async def test_routes_services_circuits_and_clients_are_shown(gateway: Gateway, 
     shown = await until("the services shown", with_services)
     assert shown is not None
     assert shown.returncode == 0, shown.stderr
-    assert "1 routes" in shown.stdout
+    assert "1 route of" in shown.stdout
     for word in ("orders", "CLOSED", "envoy-under-test", "synced"):
         assert word in shown.stdout
 

@@ -12,7 +12,8 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2
 
-from controlplane.snapshot.resource import Resource
+from controlplane.origin import Origin
+from controlplane.snapshot.resource import Resource, whole
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds import csds
 from controlplane.xds.clients import AllowList
@@ -284,7 +285,8 @@ async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> 
         for client in (good, bad):
             await client.ask("CDS", "A")
             await client.hear()
-        await numbered(plane, 2)
+        placed = whole(TYPES["CDS"], "A", plain("CDS", "A", 2).body, Origin(file="a.yaml", line=1, column=2))
+        await plane.set_snapshot(Snapshot.of([placed]), revision="2")
         await good.hear()
         await until("accepted by one", lambda: any(s.revision == "2" for s in plane.sessions))
         await bad.answer(await bad.hear(ack=False), "no")
@@ -293,7 +295,9 @@ async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> 
         assert await good.is_quiet()
         assert await bad.is_quiet(), "and it is not offered again"
         waited = await wait_until_live(plane, 1.0)
-        assert waited.reasons == ('A: here refuses Cluster "A": no',)
+        assert waited.reasons == ('a.yaml:1:2: here refuses Cluster "A": no',)
+        places = {one.id: one.types[0].nack_origins for one in plane.status().clients}
+        assert places == {"here": ("a.yaml:1:2",), "there": ()}
 
 
 async def test_who_refuses_first_does_not_decide_for_those_who_are_being_asked() -> None:
