@@ -120,10 +120,13 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def test_the_quickstart_answers_and_says_what_to_try(quickstart: Up) -> None:
     assert quickstart.get("/hello") == (200, '{"greeting": "Hello, world!"}\n')
-    commands = [line for line in quickstart.lines if line.startswith("  ") and "curl" in line]
-    assert len(commands) == 3
-    assert all(f"http://127.0.0.1:{quickstart.port}/" in command for command in commands)
-    assert not any("{" in command.replace("%{http_code}", "") for command in commands)
+
+    def commands(lines: list[str]) -> list[str]:
+        return [line for line in lines if line.startswith("  ") and "curl" in line]
+
+    quickstart.until(lambda lines: len(commands(lines)) == 3)
+    assert all(f"http://127.0.0.1:{quickstart.port}/" in command for command in commands(quickstart.lines))
+    assert not any("{" in command.replace("%{http_code}", "") for command in commands(quickstart.lines))
 
 
 def test_a_dead_service_is_named_and_restarted_while_the_rest_goes_on(quickstart: Up) -> None:
