@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from controlplane.xds.controlplane import ControlPlane
+from controlplane.xds.controlplane import SERVICE_AGENT, ControlPlane
 from controlplane.xds.report import short
 from controlplane.xds.status import ClientStatus, Verdict
+
+_MISSED = ("envoy", SERVICE_AGENT)
+"""Applications that speak gRPC by themselves come and go as they like; these should stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,8 @@ class Waited:
 async def wait_until_live(plane: ControlPlane, timeout_s: float) -> Waited:
     """Returns when every connected client serves the present revision, one refused part of it, or the time is over.
 
-    A client that goes away before it has accepted everything is waited for: it may serve what was before, and nobody
-    knows. One that went with all of it is not missed.
+    An Envoy or a service of ours that goes away before it has accepted everything is waited for: it may serve what was
+    before, and nobody knows. One that went with all of it is not missed.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -36,7 +39,8 @@ async def wait_until_live(plane: ControlPlane, timeout_s: float) -> Waited:
     while True:
         clients = plane.status().clients
         present = {client.id for client in clients}
-        gone = {client.id: client for client in (*gone.values(), *pending) if client.id not in present}
+        missed = (*gone.values(), *(client for client in pending if client.agent in _MISSED))
+        gone = {client.id: client for client in missed if client.id not in present}
         pending = [client for client in clients if client.verdict in (Verdict.PENDING, Verdict.SILENT)]
         left = deadline - loop.time()
         if not (pending or gone) or left <= 0:

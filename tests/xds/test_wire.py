@@ -446,15 +446,19 @@ async def test_waiting_ends_with_the_last_ack() -> None:
 
 
 async def test_a_client_that_goes_without_having_accepted_is_waited_for() -> None:
-    """It may serve what was before; one that went with all of it is not missed."""
+    """It may serve what was before; one that went with all of it is not missed, nor an application."""
     plane = await plane_with(CDS={"A": 1})
     node = base_pb2.Node(id="with-all", user_agent_name="envoy")
+    application = base_pb2.Node(id="application", user_agent_name="gRPC C-core linux Python")
     async with serving(plane) as port:
         for how_it_ends in ("it stays away", "it comes back"):
             async with (
                 connected(port, Variant.DELTA_EACH) as client,
                 connected(port, Variant.DELTA_EACH, node=node) as other,
+                connected(port, Variant.DELTA_EACH, node=application) as third,
             ):
+                await third.ask("CDS", "A")
+                await third.hear(ack=False)
                 await client.ask("CDS", "A")
                 await client.hear(ack=False)
                 await other.ask("CDS", "A")
@@ -462,7 +466,7 @@ async def test_a_client_that_goes_without_having_accepted_is_waited_for() -> Non
                 await until("one has all of it", lambda: any(one.revision for one in plane.status().clients))
                 waiting = asyncio.create_task(wait_until_live(plane, 2.0 if how_it_ends == "it stays away" else 5.0))
                 await asyncio.sleep(0)
-            await until("both are gone", lambda: not plane.sessions)
+            await until("all are gone", lambda: not plane.sessions)
             if how_it_ends == "it stays away":
                 reason = 'client "test-id" has gone away before it had accepted everything'
                 assert (await waiting).reasons == (reason,)
