@@ -12,7 +12,7 @@ else of protobuf; it must not know manifests, ir, or gRPC.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from hashlib import blake2b
@@ -44,6 +44,7 @@ class Part:
 
     `fallback` stands in when `body` is rejected and no earlier accepted form exists: for a route, the same match
     answered 503, because leaving a route out would hand its paths to a more general route with weaker rules.
+    `last_resort` stands in where the fallback is rejected too, because it repeats what was rejected in the match.
 
     `alone` is the same thing saying everything itself, where `body` leaves something to the fields around it: it means
     the same inside any later form of the resource.
@@ -53,6 +54,7 @@ class Part:
     body: bytes
     alone: bytes = b""
     fallback: bytes = b""
+    last_resort: bytes = b""
     origin: Origin | None = None
 
     @property
@@ -152,7 +154,7 @@ def _replace(tree: tuple[Node, ...], replacements: Mapping[str, bytes]) -> tuple
     def one(node: Node) -> Node:
         match node:
             case Part() if node.key in replacements:
-                return Part(key=node.key, body=replacements[node.key], fallback=node.fallback, origin=node.origin)
+                return replace(node, body=replacements[node.key], alone=b"")
             case Nested():
                 return Nested(field=node.field, children=_replace(node.children, replacements))
             case _:

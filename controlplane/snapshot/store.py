@@ -20,8 +20,8 @@ from controlplane.origin import Origin
 from controlplane.snapshot.resource import Audience, Nested, Node, Part, Resource
 from controlplane.snapshot.snapshot import Snapshot
 
-_FORMAT = b"causeway-snapshot 2"
-_READABLE = (_FORMAT, b"causeway-snapshot 1")
+_FORMAT = b"causeway-snapshot 3"
+_READABLE = (_FORMAT, b"causeway-snapshot 2", b"causeway-snapshot 1")
 FILE_NAME = "last-known-good"
 
 
@@ -159,9 +159,9 @@ def _node(node: Node, blobs: list[bytes]) -> object:
             blobs.append(node)
             return len(node)
         case Part():
-            blobs.extend((node.body, node.alone, node.fallback))
-            place = _place(node.origin) if node.origin else None
-            return [node.key, len(node.body), len(node.alone), len(node.fallback), place]
+            bodies = (node.body, node.alone, node.fallback, node.last_resort)
+            blobs.extend(bodies)
+            return [node.key, *map(len, bodies), _place(node.origin) if node.origin else None]
         case Nested():
             return {"field": node.field, "children": [_node(child, blobs) for child in node.children]}
 
@@ -188,7 +188,16 @@ def _read_node(node: object, reader: _Reader) -> Node:
     match node:
         case int():
             return reader.take(node)
-        case [str(key), int(body), int(alone), int(fallback), place]:
+        case [str(key), int(body), int(alone), int(fallback), int(last_resort), place]:
+            return Part(
+                key=key,
+                body=reader.take(body),
+                alone=reader.take(alone),
+                fallback=reader.take(fallback),
+                last_resort=reader.take(last_resort),
+                origin=_origin(place) if place else None,
+            )
+        case [str(key), int(body), int(alone), int(fallback), place]:  # as written by format 2
             return Part(
                 key=key,
                 body=reader.take(body),

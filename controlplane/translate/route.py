@@ -4,6 +4,13 @@ Building and checking a message costs far more than joining bytes, so a route is
 many routes share (a service's action, a filter's setting) is encoded once, and what most routes of a virtual host share
 stands on the host (`host_defaults`). A RouteConfiguration is a tree whose routes are parts: each can be replaced when
 Envoy rejects it, and each carries a fallback that answers 503 for the same match.
+
+Where it is the match that Envoy rejects, such a fallback is rejected with it. The last resort stands at the same place
+and answers 503 wherever the headers and parameters are present that the user's expressions are about. It takes requests
+of later routes on that path too, those that have such a header. To leave the route out would spare them, but would open
+what it closes: the expression of a route that asks for a token is edited, the earlier form is gone with its key, and a
+wider route answers. Refused for the other reason: to drop the conditions, which would close the whole path. The path's
+own expression is made by us and stays.
 """
 
 from __future__ import annotations
@@ -27,7 +34,7 @@ from controlplane.translate.host_defaults import (
 )
 from controlplane.translate.route_action import action_field
 from controlplane.translate.route_headers import header_fields
-from controlplane.translate.route_match import matches, own_matches
+from controlplane.translate.route_match import matches, own_matches, plain_matches
 
 # Field numbers of envoy.config.route.v3 where a message is put together from encoded parts.
 _ROUTE_CONFIGURATION_VIRTUAL_HOSTS = 2
@@ -79,7 +86,8 @@ def _part(route: Route, host: str, defaults: HostDefaults) -> Part:
         key=f"{host}|{route.key}",
         body=body,
         alone=alone if alone != body else b"",
-        fallback=_fallback(route, defaults),
+        fallback=_fallback(route, own_matches(route), defaults),
+        last_resort=_fallback(route, plain_matches(route), defaults),
         origin=route.origin,
     )
 
@@ -103,6 +111,6 @@ def _encoded(route: Route, defaults: HostDefaults) -> bytes:
     return b"".join(field(_VIRTUAL_HOST_ROUTES, match + rest) for match in matches(route))
 
 
-def _fallback(route: Route, defaults: HostDefaults) -> bytes:
+def _fallback(route: Route, found: tuple[bytes, ...], defaults: HostDefaults) -> bytes:
     rest = action_field(_REJECTED, None) + no_filters(defaults) + field(_ROUTE_NAME, route.name.encode())
-    return b"".join(field(_VIRTUAL_HOST_ROUTES, match + rest) for match in own_matches(route))
+    return b"".join(field(_VIRTUAL_HOST_ROUTES, match + rest) for match in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import assert_never
 
@@ -30,6 +31,19 @@ def matches(route: Route) -> tuple[bytes, ...]:
 def own_matches(route: Route) -> tuple[bytes, ...]:
     """The same without the preflights."""
     return _matches(route.match)
+
+
+def plain_matches(route: Route) -> tuple[bytes, ...]:
+    """The same where each expression over a header or query parameter has become its presence: nothing of the user's
+    is left that Envoy could refuse, and no request is missed. Empty where there is no such expression.
+    """
+    match = route.match
+    plain = replace(match, headers=_present(match.headers), query=_present(match.query))
+    return _matches(plain) if plain != match else ()
+
+
+def _present(conditions: tuple[ValueMatch, ...]) -> tuple[ValueMatch, ...]:
+    return tuple(ValueMatch(name=one.name, kind="present") if one.kind == "regex" else one for one in conditions)
 
 
 def _preflight(match: RouteMatch) -> RouteMatch:

@@ -82,6 +82,10 @@ class PartTrial:
     What waits to be tried stays as the client has it: in its accepted form, left out if the client never had it, or as
     its fallback if the client never had the resource at all. What is found guilty is given its accepted form, else its
     fallback: leaving a route out for good would hand its paths to a more general route with weaker rules.
+
+    What stands in may be refused as well: a fallback repeats the match, and that may be what is wrong. So the client
+    takes what stands in for the one found guilty before the next group is tried, and if it does not, the next stand-in
+    has its turn. At last the part is left out: one part must not take the others with it.
     """
 
     target: Resource
@@ -96,6 +100,12 @@ class PartTrial:
     _old: dict[str, Part] = field(default_factory=dict)
     _waiting: deque[tuple[Part, ...]] = field(default_factory=deque)
     _trying: tuple[Part, ...] = ()
+    _blamed: Part | None = None
+    """Found guilty last: the client has not yet taken what stands in for it."""
+    _stand_ins: deque[bytes] = field(default_factory=deque)
+    """What is left to stand in for it."""
+    _caution: int = 0
+    """Which of the stand-ins waits with a client that never had the resource."""
 
     def __post_init__(self) -> None:
         self.rejected.add(self.target.version)
@@ -126,12 +136,13 @@ class PartTrial:
 
     def accept(self) -> None:
         """The client has the form: what was tried in it is good. Try the next group."""
+        self._blamed = None
         self._trying = self._waiting.popleft() if self._waiting else ()
 
     def reject(self) -> bool:
         """The client refuses the form. False when only the resource itself is left to blame."""
         if not self._trying:
-            return False
+            return self._stand_in() if self._blamed is not None else self._be_cautious()
         if len(self._trying) == 1:
             self._blame(self._trying[0])
             self._trying = ()
@@ -145,12 +156,30 @@ class PartTrial:
         return tuple(part for part in self.target.parts if part.key in self.guilty)
 
     def _blame(self, part: Part) -> None:
-        self.guilty[part.key] = self._accepted_form(part) or part.fallback
         self.texts[part.key] = self.text
+        self._blamed = part
+        waited = (self._while_waiting(part),)  # the client has taken that, or what it has in its place
+        self._stand_ins = deque(dict.fromkeys(one for one in (*waited, part.fallback, part.last_resort) if one))
+        self._stand_ins.append(b"")
+        self._stand_in()
+
+    def _stand_in(self) -> bool:
+        """Puts the next one in place of the part found guilty last. False when none is left."""
+        if self._blamed is None or not self._stand_ins:
+            return False
+        self.guilty[self._blamed.key] = self._stand_ins.popleft()
+        return True
+
+    def _be_cautious(self) -> bool:
+        """What waits was refused: let it wait as something simpler. False when there is nothing simpler."""
+        if self.accepted is not None or self._caution == 2:
+            return False
+        self._caution += 1
+        return True
 
     def _while_waiting(self, part: Part) -> bytes:
         if self.accepted is None:
-            return part.fallback
+            return (part.fallback, part.last_resort or part.fallback, b"")[self._caution]
         return self._accepted_form(part)
 
     def _has(self, part: Part) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from envoy.config.route.v3.route_components_pb2 import Route
 
 from controlplane.origin import Origin as Place
 from controlplane.snapshot.snapshot import Snapshot
@@ -26,8 +27,9 @@ PROTOCOL = {Variant.SOTW_ADS: "GRPC", Variant.DELTA_ADS: "DELTA_GRPC"}
 DELTA_ADS = (Variant.DELTA_ADS,)
 
 
-async def status(port: int, path: str) -> int:
-    return (await request(Address(port=port), "GET", path, host="gateway.test", timeout_s=5)).status
+async def status(port: int, path: str, *headers: tuple[str, str]) -> int:
+    asked = request(Address(port=port), "GET", path, host="gateway.test", headers=headers, timeout_s=5)
+    return (await asked).status
 
 
 @row(SECTION, "N8", "One bad cluster of 500 is found in a few responses; the rest is live within a second", ADS)
@@ -97,6 +99,53 @@ async def test_a_bad_route_answers_503_and_the_others_work(
         await synced(plane)
         assert plane.status().kept_back == ()
         assert (await wait_until_live(plane, 5.0)).is_live
+
+
+@row(
+    SECTION,
+    "N9b",
+    "A refused match is kept back alone; the rest of the edit is live, at a new Envoy too",
+    DELTA_ADS,
+)
+async def test_a_bad_match_takes_no_other_route_with_it(
+    variant: Variant, origins: Callable[..., Origin], run_folder: Path
+) -> None:
+    plane, ports, origin = ControlPlane(), (free_port(), free_port()), origins("one")
+
+    def table(port: int, routes: dict[str, str | Route]) -> Snapshot:
+        return Snapshot.of(
+            [
+                made.cluster("c"),
+                made.endpoints("c", origin.port),
+                made.routes("rc", {**routes, "/": "c"}),
+                made.listener("l", port, "rc"),
+            ]
+        )
+
+    async def check(plane: ControlPlane, port: int) -> None:
+        (kept,) = plane.status().kept_back
+        assert (kept.part, kept.origins) == ("/m", ("routes.yaml:1:5",))
+        assert await status(port, "/m", ("x-hash", "0" * 128)) == 503, "not handed to the route for everything"
+        assert await status(port, "/m") == 200, "as without the refused route"
+        assert await status(port, "/b") == 404
+        assert await status(port, "/new") == 200
+
+    there: dict[str, str | Route] = {"/b": "c", "/y": "c", "/z": "c"}
+    gone = {path: made.answer(path, 404) for path in there}
+    edited: dict[str, str | Route] = {"/m": made.bad_match("/m"), **gone, "/new": made.answer("/new", 200)}
+    await plane.set_snapshot(table(ports[0], there))
+    async with serving(plane) as xds, following(xds, run_folder, node="match") as envoy:
+        await synced(plane)
+        await envoy.ready()
+        await plane.set_snapshot(table(ports[0], edited), revision="2")
+        await synced(plane)
+        await check(plane, ports[0])
+    fresh = ControlPlane()
+    await fresh.set_snapshot(table(ports[1], edited))
+    async with serving(fresh) as xds, following(xds, run_folder, node="match-new") as envoy:
+        await synced(fresh)
+        await envoy.ready()
+        await check(fresh, ports[1])
 
 
 @row(SECTION, "N10", "What was refused is not sent again, whatever else changes", DELTA_ADS)

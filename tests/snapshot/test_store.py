@@ -71,6 +71,16 @@ def test_a_file_of_the_first_format_is_read() -> None:
     assert resource.tree == (Part(key="key", body=b"body", fallback=b"fallback", origin=place),)
 
 
+def test_a_file_of_the_second_format_is_read() -> None:
+    """Its parts had one fallback."""
+    row = '["t","n","envoy",null,[],[["key",4,5,8,["f.yaml",1,2]]]]'
+    head = f'{{"revision":"r","labels":{{}},"snapshot":[0],"variants":{{}},"notes":"[]","resources":[{row}]}}'
+    body = head.encode() + b"\nbodyalonefallback"
+    (resource,) = store.decode(b"causeway-snapshot 2 " + store._checksum(body) + b"\n" + body).snapshot
+    place = Origin(file="f.yaml", line=1, column=2)
+    assert resource.tree == (Part(key="key", body=b"body", alone=b"alone", fallback=b"fallback", origin=place),)
+
+
 def some(size: int = 3, fill: bytes = b"x", *, each_bytes: int = 100) -> Kept:
     return Kept(
         snapshot=Snapshot.of(Resource(type_url="t", name=str(n), tree=(fill * each_bytes,)) for n in range(size)),
@@ -94,7 +104,7 @@ def test_any_torn_file_is_refused(length: int) -> None:
 
 
 def test_a_file_of_a_later_format_is_refused() -> None:
-    content = store.encode(some()).replace(b"causeway-snapshot 2", b"causeway-snapshot 3", 1)
+    content = store.encode(some()).replace(b"causeway-snapshot 3", b"causeway-snapshot 4", 1)
     with pytest.raises(UnreadableStateError, match="format"):
         store.decode(content)
 

@@ -83,11 +83,36 @@ def bad_route(prefix: str) -> route_components_pb2.Route:
     return message
 
 
-def _unavailable(prefix: str) -> route_components_pb2.Route:
+def answer(prefix: str, status: int) -> route_components_pb2.Route:
     message = route_components_pb2.Route()
     message.match.prefix = prefix
-    message.direct_response.status = 503
+    message.direct_response.status = status
     return message
+
+
+def bad_match(prefix: str) -> route_components_pb2.Route:
+    """Envoy refuses the program that this expression becomes, whatever the route does."""
+    message = route_components_pb2.Route()
+    message.match.prefix = prefix
+    message.match.headers.add(name="x-hash").string_match.safe_regex.regex = "[0-9a-f]{128}"
+    message.direct_response.status = 200
+    return message
+
+
+def _unavailable(match: route_components_pb2.RouteMatch) -> bytes:
+    message = route_components_pb2.Route(match=match)
+    message.direct_response.status = 503
+    return field(3, message.SerializeToString(deterministic=True))
+
+
+def _last_resort(match: route_components_pb2.RouteMatch) -> bytes:
+    """Nothing where the match has no expression."""
+    plain = route_components_pb2.RouteMatch()
+    plain.CopyFrom(match)
+    for header in plain.headers:
+        header.ClearField("string_match")
+        header.present_match = True
+    return _unavailable(plain) if plain != match else b""
 
 
 def routes(name: str, table: Mapping[str, str | route_components_pb2.Route]) -> Resource:
@@ -99,7 +124,8 @@ def routes(name: str, table: Mapping[str, str | route_components_pb2.Route]) -> 
             Part(
                 key=prefix,
                 body=field(3, message.SerializeToString(deterministic=True)),
-                fallback=field(3, _unavailable(prefix).SerializeToString(deterministic=True)),
+                fallback=_unavailable(message.match),
+                last_resort=_last_resort(message.match),
                 origin=Origin(file="routes.yaml", line=number, column=5),
             )
         )

@@ -274,6 +274,68 @@ def test_a_route_put_back_as_it_was_ends_the_refusal_too(variant: Variant) -> No
     assert channel.nack is None
 
 
+def with_bad_matches(number: int, bad: set[int], *, is_hopeless: bool = False) -> Resource:
+    """Routes of which some have a match that is refused: in the fallback too, and even in the last resort."""
+    table = made.routes(
+        "rc", {f"/{index:03}": made.bad_match(f"/{index:03}") if index in bad else "a" for index in range(number)}
+    )
+    if not is_hopeless:
+        return table
+    host, *parts = table.tree[1].children  # type: ignore[union-attr]
+    hopeless = (replace(part, last_resort=b"") for part in parts)
+    return replace(table, tree=(table.tree[0], Nested(field=2, children=(host, *hopeless))))
+
+
+def has_bad_match(resource: Resource) -> bool:
+    return b"{128}" in resource.body
+
+
+@row(
+    SECTION,
+    "Q10",
+    "A route whose match is refused, and so its fallback, is found all the same; the rest is live",
+    ALL,
+    ("RDS",),
+)
+@pytest.mark.parametrize("is_hopeless", [False, True], ids=["its last resort is taken", "nothing of it is taken"])
+@pytest.mark.parametrize("before", [None, 60], ids=["a client that has nothing", "a client that has the others"])
+def test_bad_match_is_found(variant: Variant, kind: str, before: int | None, is_hopeless: bool) -> None:
+    play = Play(variant, kind)
+    if before is not None:
+        play.serve(state(RDS=[with_bad_matches(before, set())]))
+    play.ask("rc")
+    if before is not None:
+        play.talk()
+    wanted = with_bad_matches(64, {61, 63}, is_hopeless=is_hopeless)
+    play.serve(state(RDS=[wanted]))
+    converse(play, has_bad_match)
+    verdicts = {verdict.part: verdict for verdict in play.stream.verdicts()}
+    assert set(verdicts) == {"/061", "/063"}
+    assert verdicts["/061"].origins == (Origin(file="routes.yaml", line=62, column=5),)
+    served = play.stream.channels[wanted.type_url].acked["rc"]
+    assert isinstance(served, Resource)
+    last_resorts = {part.key: part.last_resort for part in wanted.parts if part.key in verdicts}
+    assert {part.key: part.body for part in served.parts if part.key in verdicts} == last_resorts
+    assert sum(part.body == good.body for part, good in zip(served.parts, wanted.parts, strict=True)) == 62
+
+
+def test_a_bad_match_takes_neither_fallback_nor_accepted_form_from_the_others() -> None:
+    """Of one edit: one route is changed well, one badly, and one is new with a match that is refused."""
+    play = Play(Variant.DELTA_ADS)
+    play.serve(state(RDS=[made.routes("rc", {"/a": "a", "/b": "a"})]))
+    play.ask("rc", kind="RDS")
+    play.talk()
+    wanted = made.routes("rc", {"/a": "b", "/b": made.bad_route("/b"), "/m": made.bad_match("/m"), "/new": "a"})
+    play.serve(state(RDS=[wanted]))
+    converse(play, lambda one: has_bad_match(one) or any(part.body == wanted.parts[1].body for part in one.parts))
+    assert {verdict.part for verdict in play.stream.verdicts()} == {"/b", "/m"}
+    served = play.stream.channels[wanted.type_url].acked["rc"]
+    assert isinstance(served, Resource)
+    bodies = {part.key: part.body for part in served.parts}
+    good = made.routes("rc", {"/a": "b", "/b": "a", "/new": "a"})
+    assert bodies == {part.key: part.body for part in good.parts} | {"/m": wanted.parts[2].last_resort}
+
+
 def verdict_on(resource: Resource, *, replacement: bytes = b"") -> Verdict:
     return Verdict(
         type_url=resource.type_url,
