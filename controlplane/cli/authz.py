@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -174,6 +173,8 @@ def _host_rank(domain: str, host: str) -> int:
 
 
 def _path_fits(match: PathMatch, path: str) -> bool:
+    import re2
+
     from controlplane.ir.route import ExactPath, PathPrefix, PathRegex
 
     match match:
@@ -184,12 +185,14 @@ def _path_fits(match: PathMatch, path: str) -> bool:
         case PathPrefix(prefix):
             return path == prefix or path.startswith(prefix + "/")
         case PathRegex(regex):
-            return re.fullmatch(regex, path) is not None
+            return re2.fullmatch(regex, path) is not None
         case _:
             assert_never(match)
 
 
 def _value_fits(condition: ValueMatch, value: str | None) -> bool:
+    import re2
+
     if value is None:
         return condition.kind == "absent"
     match condition.kind:
@@ -206,7 +209,7 @@ def _value_fits(condition: ValueMatch, value: str | None) -> bool:
         case "contains":
             return condition.value in value
         case "regex":
-            return re.fullmatch(condition.value, value) is not None
+            return re2.fullmatch(condition.value, value) is not None
         case _:
             assert_never(condition.kind)
 

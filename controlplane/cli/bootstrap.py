@@ -30,6 +30,10 @@ of routes. An Envoy that could meet one, older than `OLDEST_ENVOY`, is turned aw
 OLDEST_ENVOY = (1, 40)
 """The release whose API we speak. Earlier ones lack fields of it, and would run without the settings in them."""
 
+RUNTIME = {"re2.max_program_size.error_level": 10_000}
+"""Envoy's own limit, 100 steps, refuses `[0-9a-f]{64}` and a path of a dozen parameters. The largest that manifests may
+hold, which says so by file and line, and the longest path fit in here."""
+
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _CERTIFICATE, _AUTHORITY = "xds-certificate", "xds-authority"
 _TLS_STATS = r"^(listener|cluster)\..*\.ssl\.(ciphers|curves|sigalgs|versions)\..*"
@@ -148,7 +152,9 @@ def bootstrap(settings: BootstrapSettings) -> Json:
         "static_resources": {"clusters": [_xds_cluster(settings)]},
         "typed_dns_resolver_config": _DNS_RESOLVER,
         "overload_manager": _overload_manager(settings),
-        "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
+        "layered_runtime": {
+            "layers": [{"name": "static", "static_layer": {**RUNTIME}}, {"name": "admin", "admin_layer": {}}]
+        },
         "stats_config": {
             "use_all_default_tags": True,
             "stats_matcher": {"exclusion_list": {"patterns": [{"safe_regex": {"regex": _TLS_STATS}}]}},

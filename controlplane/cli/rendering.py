@@ -15,6 +15,7 @@ from pkgutil import iter_modules
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
+from controlplane.cli.bootstrap import RUNTIME
 from controlplane.cli.up.envoy import find_envoy
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.resource import Audience, Resource
@@ -144,11 +145,12 @@ def static_configuration(snapshot: Snapshot) -> Json:
     routes = {str(table["name"]): table for table in by_type["routes"]}
     loads = {str(load["cluster_name"]): load for load in by_type["endpoints"]}
     return {
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": {**RUNTIME}}]},
         "static_resources": {
             "listeners": [_inline(listener, routes) for listener in by_type["listeners"]],
             "clusters": [_static_cluster(cluster, loads) for cluster in by_type["clusters"]],
             "secrets": list(by_type["secrets"]),
-        }
+        },
     }
 
 

@@ -12,6 +12,7 @@ the one a reader expects. `docs/routing.md` says the same in users' words.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -72,10 +73,12 @@ class Pattern:
         prefix = self.shape.partition("*")[0].removeprefix("/")
         return PathRegex(self.regex() + ("(?:/.*)?" if self.has_rest else "/?"), "/" + prefix if prefix else "")
 
-    def regex(self, *, capture: bool = False) -> str:
-        """RE2 for the segments alone; with `capture`, a group for each single wildcard."""
-        one = "([^/]+)" if capture else "[^/]+"
-        return "".join("/" + (re.escape(s.text) if isinstance(s, Literal) else one) for s in self.segments)
+    def regex(self, *, captured: Collection[int] = ()) -> str:
+        """RE2 for the segments alone, with a group for each wildcard whose number is among `captured`."""
+        return "".join(
+            "/" + (re.escape(s.text) if isinstance(s, Literal) else "([^/]+)" if i in captured else "[^/]+")
+            for i, s in enumerate(self.segments)
+        )
 
 
 @lru_cache(65_536)

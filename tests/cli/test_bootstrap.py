@@ -8,14 +8,17 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import re2
 import typer
 import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
 from controlplane.cli import bootstrap
-from controlplane.cli.bootstrap import ENVOY_ARGUMENTS, OLDEST_ENVOY
+from controlplane.cli.bootstrap import ENVOY_ARGUMENTS, OLDEST_ENVOY, RUNTIME
 from controlplane.cli.up.envoy import find_envoy
+from controlplane.manifests.models.text import LARGEST_PROGRAM, LONGEST_PATH, path_pattern
+from controlplane.resolve.paths import parse
 from controlplane.xds import cohort
 from controlplane.xds.controlplane import ControlPlane
 from serving.address import TcpAddress
@@ -90,6 +93,23 @@ def refused(*arguments: str) -> str:
 )
 def test_a_setting_that_cannot_work_is_refused(arguments: list[str], problem: str) -> None:
     assert problem in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/*" * (LONGEST_PATH // 2), id="most segments"),
+        pytest.param("/*/**", id="the rest"),
+        pytest.param("/" + "a" * (LONGEST_PATH - 3) + "/*", id="longest segment"),
+    ],
+)
+def test_envoy_takes_the_largest_expressions_that_manifests_may_come_to(path: str) -> None:
+    pattern = parse(path_pattern(path))
+    largest = max(
+        re2.compile(f"^{pattern.regex(captured=captured)}(?:/.*)?$").programsize for captured in (range(9), ())
+    )
+    assert largest < RUNTIME["re2.max_program_size.error_level"]
+    assert RUNTIME["re2.max_program_size.error_level"] > LARGEST_PROGRAM
 
 
 def test_the_image_s_file_is_what_the_command_prints() -> None:

@@ -260,3 +260,29 @@ async def test_weights_share_the_requests(gateway: Gateway, origins: Callable[..
     # Binomial(400, 1/4): the bounds are more than five standard deviations away.
     assert 55 <= len(canary.requests) <= 145
     assert len(stable.requests) + len(canary.requests) == 400
+
+
+async def test_expressions_as_long_as_tokens_and_paths_of_many_parameters_are_matched(
+    gateway: Gateway, origin: Origin
+) -> None:
+    """Envoy's own limit on the size of an expression, 100 steps, would refuse each of them."""
+    words = "/".join(f":p{number}" for number in range(40))
+    route = {"service": "one", "auth": "public"}
+    await gateway.apply(
+        {
+            "services": {"one": {"endpoints": [origin.address]}},
+            "routes": [
+                {"path": "/hash", "headers": {"x-hash": {"regex": "[0-9a-f]{128}"}}, **route},
+                {"path": "/token", "headers": {"authorization": {"regex": "Bearer [A-Za-z0-9._-]{20,200}"}}, **route},
+                {"path": f"/many/{words}", "rewrite": {"path": "/{p39}/{p7}"}, **route},
+            ],
+        }
+    )
+    many = "/many/" + "/".join(map(str, range(40)))
+    assert (await gateway.request("GET", "/hash", headers=[("x-hash", "0a" * 64)])).status == 200
+    assert (await gateway.request("GET", "/hash", headers=[("x-hash", "0a" * 63)])).status == 404
+    assert (await gateway.request("GET", "/token", headers=[("authorization", "Bearer " + "a.B-" * 50)])).status == 200
+    assert (await gateway.request("GET", "/token", headers=[("authorization", "Bearer short")])).status == 404
+    assert (await gateway.request("GET", many)).status == 200
+    assert (await gateway.request("GET", many + "/40")).status == 404
+    assert origin.requests[-1].path == "/39/7"

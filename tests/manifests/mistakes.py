@@ -305,6 +305,36 @@ TEXTS = [
         _route('path: /a, service: orders, headers: {x-a: {regex: ⟦"("}}'),
         "not a regular expression",
     ),
+    Mistake(
+        "an expression that looks back",
+        _route('path: /a, service: orders, headers: {x-a: {regex: ⟦"(?P<n>a)(?P=n)"}}'),
+        "not a regular expression of RE2",
+        "neither around nor back",
+    ),
+    Mistake(
+        "an expression with an escape of another dialect",
+        _route(r"path: /a, service: orders, query: {a: {regex: ⟦'\u0041'}}"),
+        "invalid escape sequence",
+        r"write \x{0041}",
+    ),
+    Mistake(
+        "an empty expression",
+        _route('path: /a, service: orders, headers: {x-a: {regex: ⟦""}}'),
+        "an empty regular expression",
+    ),
+    Mistake(
+        "an expression that is too large",
+        _route('path: /a, service: orders, rewrite: {regex: {match: ⟦".{999}", replace: b}}'),
+        "is too large",
+        "repeat less",
+    ),
+    Mistake(
+        "a rewrite that uses too many parameters",
+        _route(
+            'path: /:a/:b/:c/:d/:e/:f/:g/:h/:i/:j, service: orders, rewrite: {path: "/{a}{b}{c}{d}{e}{f}{g}{h}{i}{j}"}'
+        ).replace("- {", "- ⟦{"),
+        "uses 10 parts of the path",
+    ),
     Mistake("a port too high", _gateway("listeners: [⟦70000]"), "from 1 to 65535"),
     Mistake(
         "a name for an interface",

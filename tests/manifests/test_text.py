@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+import re2
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
@@ -158,8 +159,51 @@ def test_is_no_expression_for_re2(pattern: str) -> None:
         kinds.regex(pattern)
 
 
-@pytest.mark.parametrize("pattern", [".*", r"\d+", "(?:a|b)", "(?P<x>a)", "(?i)a", r"\\1", r"\++", "a{1000}", "[[]"])
-def test_is_an_expression_for_re2(pattern: str) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        (r"\u0041b", r"write \x{0041} for \u0041"),
+        ("(?P<n>a)(?P=n)", "neither around nor back"),
+        (r"(a)\1", "neither around nor back"),
+        ("(?<=a)b", "neither around nor back"),
+        (r"a\Z", r"its end is $ or \z"),
+        ("(x{1,32}){1,32}", "multiplied"),
+        ("a++", "possessive"),
+        ("", ".* is anything"),
+        (".{600}", "repeat less"),
+    ],
+)
+def test_what_re2_has_not_comes_with_what_to_write(pattern: str, advice: str) -> None:
+    with pytest.raises(PydanticCustomError) as refused:
+        kinds.regex(pattern)
+    assert advice in (refused.value.context or {})["hint"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [("[0-9a-f]{128}", 260), ("[0-9a-fA-F]{64}", 132), ("Bearer [A-Za-z0-9._-]{20,200}", 991), (".{400}", 3204)],
+)
+def test_a_large_expression_is_taken(pattern: str, size: int) -> None:
+    assert kinds.regex(pattern) == pattern
+    assert re2.compile(pattern).programsize == size
+
+
+def test_too_large_an_expression_is_refused_with_its_size() -> None:
+    assert kinds.regex("a{999}" * 4)
+    with pytest.raises(PydanticCustomError, match="4004 steps"):
+        kinds.regex("a{1000}" * 4)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [".*", r"\d+", "(?:a|b)", "(?P<x>a)", "(?i)a", r"\\1", r"\++", "a{900}", "[[]"],
+)
+def test_is_an_expression(pattern: str) -> None:
+    assert kinds.regex(pattern) == pattern
+
+
+@pytest.mark.parametrize("pattern", [r"\pL+", "[[:alpha:]]", r"\Qa.b\E", r"a\z", "(?<x>a)"])
+def test_is_an_expression_of_re2_alone(pattern: str) -> None:
     assert kinds.regex(pattern) == pattern
 
 

@@ -30,6 +30,8 @@ from controlplane.manifests.models.text import (
 MOST_BODY = 64 * 1024
 TARGETS = ("service", "services", "redirect", "respond")
 
+MOST_USED = 9
+"""Parts of a path that one rewrite can use: RE2 knows them by one digit."""
 _TEMPLATE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*|\*\*)\}")
 
 
@@ -350,7 +352,14 @@ def _check_templates(route: Route) -> None:
         ("redirect", route.redirect and route.redirect.path),
     )
     for where, template in templates:
-        for used in _TEMPLATE.findall(template or ""):
+        found = _TEMPLATE.findall(template or "")
+        if len(set(found)) > MOST_USED:
+            raise refuse(
+                f"`{where}` uses {len(set(found))} parts of the path, of at most {MOST_USED}",
+                hint="use {**} for several segments at the end",
+                code="rewrite",
+            )
+        for used in found:
             if (used == "**" and not rest) or (used != "**" and used not in known):
                 raise refuse(
                     f'`{where}` uses "{{{used}}}", which the path "{route.path}" has not',

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import warnings
 from collections.abc import Callable
 from typing import Annotated
 
+import re2
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from controlplane.manifests.models.base import nearest, refuse
@@ -20,7 +20,8 @@ from controlplane.manifests.models.scalars import shown
 LONGEST_PATH = 1024
 LONGEST_HEADER_VALUE = 4096
 LONGEST_REGEX = 512
-MOST_REPEATS = 1000
+LARGEST_PROGRAM = 4000
+"""Steps of what RE2 makes of an expression: `[0-9a-f]{64}` has 132, `.{200}` 1,600. Envoy's bootstrap allows for it."""
 
 METHODS = (
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
@@ -32,8 +33,9 @@ _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()+,;=:@%]*")
 _ESCAPE = re.compile(r"%([0-7][0-9A-Fa-f])")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_LOOKS_AROUND = re.compile(r"(?<!\\)\(\?(=|!|<=|<!|>|#|\()|(?<!\\)(\\\\)*\\[1-9]")
-_NOT_RE2 = re.compile(r"(?<!\\)[*+?}]\+|(?<!\\)(\\\\)*\\Z")
+_CODE_POINT = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
+_QUIET = re2.Options()
+_QUIET.log_errors = False
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -293,26 +295,46 @@ HeaderValue = Annotated[str, _text(header_value), _described("A header's value."
 
 
 def regex(text: str) -> str:
-    """A regular expression that RE2, which Envoy uses, also understands. Errs on the side of refusing."""
-    if len(text) > LONGEST_REGEX:
-        raise refuse(f"a regular expression has at most {LONGEST_REGEX} characters, found {len(text)}", code="regex")
-    if _LOOKS_AROUND.search(text):
+    """A regular expression that Envoy takes: one of RE2, which is asked itself, and not too large."""
+    if not text:
         raise refuse(
-            f"{shown(text)} looks around or back, which RE2 has not", hint="use several matches instead", code="regex"
-        )
-    if _NOT_RE2.search(text) or any(int(number) > MOST_REPEATS for number in re.findall(r"[{,](\d{4,})", text)):
-        raise refuse(
-            f"{shown(text)} has something that RE2 has not",
-            hint=rf"RE2 has no possessive quantifiers, no \Z, and repeats at most {MOST_REPEATS} times",
+            "an empty regular expression, which Envoy does not take",
+            hint="write what is to be matched; .* is anything",
             code="regex",
         )
+    if len(text) > LONGEST_REGEX:
+        raise refuse(f"a regular expression has at most {LONGEST_REGEX} characters, found {len(text)}", code="regex")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of what a later Python will read otherwise
-            re.compile(text)
-    except (re.error, OverflowError, RecursionError) as problem:
-        raise refuse(f"{shown(text)} is not a regular expression: {problem}", code="regex") from None
+        size = int(re2.compile(text, _QUIET).programsize)
+    except (re2.error, UnicodeEncodeError) as problem:
+        why = problem.args[0].decode(errors="replace") if isinstance(problem, re2.error) else "not Unicode"
+        raise refuse(
+            f"{shown(text)} is not a regular expression of RE2, which Envoy uses: {why}",
+            hint=_of_re2(text, why),
+            code="regex",
+        ) from None
+    if size > LARGEST_PROGRAM:
+        raise refuse(
+            f"{shown(text)} is too large: RE2 makes {size} steps of it, of at most {LARGEST_PROGRAM}",
+            hint="a repetition is written out, {20,200} as 200 times: write + or repeat less",
+            code="regex",
+        )
     return text
+
+
+def _of_re2(text: str, why: str) -> str:
+    """What to write in place of what other dialects have."""
+    if point := _CODE_POINT.search(text):
+        return rf"write \x{{{point[1] or point[2]}}} for {point[0]}"
+    match why.partition(":")[0]:
+        case "invalid repetition size":
+            return "it repeats at most 1000 times, repetitions inside one another multiplied"
+        case "bad repetition operator":
+            return "it has no possessive repetitions: write one of * + ? {n,m}"
+        case "invalid perl operator" | "invalid named capture group" | "invalid escape sequence":
+            return r"it looks neither around nor back, (?= or \1, and its end is $ or \z: use several conditions"
+        case _:
+            return ""
 
 
 Regex = Annotated[str, _text(regex), _described("A regular expression (RE2) for the whole value.", r"^[\s\S]+$")]
