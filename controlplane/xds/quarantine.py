@@ -2,7 +2,9 @@
 
 A verdict concerns clients of one kind (agent and version): another version of Envoy may accept what this one rejects.
 It concerns content, not names: as soon as the manifest's resource or part has other bytes, it is offered again. What
-names a resource that is left out is kept back too, at its last accepted form, so that nothing dangles. Pure.
+names a resource that is left out is kept back too, at its last accepted form, so that nothing dangles. And what such a
+form names comes back with it if the manifests have taken it away: an edit that moves a service from addresses to a host
+name takes its ClusterLoadAssignment away, without which its last accepted cluster would be nothing. Pure.
 """
 
 from __future__ import annotations
@@ -115,7 +117,9 @@ class Quarantine:
         held = [one for one in self.of_kind(kind) if _applies(one, snapshot)]
         if not held:
             return snapshot
-        return _without_dangling(snapshot.replacing(_replacements(held, snapshot)), accepted)
+        replaced = _replacements(held, snapshot)
+        refused = {Reference(*key) for key, one in replaced.items() if one is None}
+        return _without_dangling(snapshot.replacing(replaced), accepted, refused)
 
 
 def _applies(held: Held, snapshot: Snapshot) -> bool:
@@ -144,20 +148,21 @@ def _replacements(held: Iterable[Held], snapshot: Snapshot) -> Mapping[tuple[str
     return out
 
 
-def _without_dangling(snapshot: Snapshot, accepted: Snapshot) -> Snapshot:
-    """Keeps back whatever names something missing, until nothing does."""
-    while True:
-        changes = {
-            (resource.type_url, resource.name): _kept_back(resource, snapshot, accepted)
-            for resource in snapshot
-            if not _resolves(references(resource), snapshot)
-        }
+def _without_dangling(snapshot: Snapshot, accepted: Snapshot, gone: set[Reference]) -> Snapshot:
+    """Brings back what is missing, or keeps back whatever names it, until nothing is. What is `gone` stays away."""
+    while dangling := [resource for resource in snapshot if not _resolves(references(resource), snapshot)]:
+        spare = accepted.replacing(dict.fromkeys(gone))
+        named = frozenset[Reference]().union(*map(references, dangling))
+        changes: dict[tuple[str, str], Resource | None]
+        changes = {name: spare.get(*name) for name in named if _is_in(spare, name) and not _is_in(snapshot, name)}
         if not changes:
-            return snapshot
+            changes = {(one.type_url, one.name): _kept_back(one, snapshot, accepted, spare) for one in dangling}
+        gone |= {Reference(*name) for name, one in changes.items() if one is None}
         snapshot = snapshot.replacing(changes)
+    return snapshot
 
 
-def _kept_back(resource: Resource, snapshot: Snapshot, accepted: Snapshot) -> Resource | None:
+def _kept_back(resource: Resource, snapshot: Snapshot, accepted: Snapshot, spare: Snapshot) -> Resource | None:
     """The resource with the parts that dangle at their accepted form, or their fallback; else its accepted form."""
     before = accepted.get(resource.type_url, resource.name)
     old: Mapping[str, tuple[Part, frozenset[Reference]]] = (
@@ -168,18 +173,22 @@ def _kept_back(resource: Resource, snapshot: Snapshot, accepted: Snapshot) -> Re
         if _resolves(named, snapshot):
             continue
         earlier = old.get(part.key)
-        is_usable = earlier is not None and earlier[0].body != part.body and _resolves(earlier[1], snapshot)
+        is_usable = earlier is not None and earlier[0].body != part.body and _resolves(earlier[1], snapshot, spare)
         bodies[part.key] = earlier[0].kept if earlier is not None and is_usable else part.fallback
     repaired = resource.replacing(bodies) if bodies else resource
-    if _resolves(references(repaired), snapshot):
+    if _resolves(references(repaired), snapshot, spare):
         return repaired
-    if before is not None and before.version != resource.version and _resolves(references(before), snapshot):
+    if before is not None and before.version != resource.version and _resolves(references(before), snapshot, spare):
         return before
     return None
 
 
-def _resolves(named: Iterable[Reference], snapshot: Snapshot) -> bool:
-    return all(snapshot.get(*reference) is not None for reference in named)
+def _resolves(named: Iterable[Reference], *anywhere: Snapshot) -> bool:
+    return all(any(_is_in(snapshot, reference) for snapshot in anywhere) for reference in named)
+
+
+def _is_in(snapshot: Snapshot, reference: Reference) -> bool:
+    return snapshot.get(*reference) is not None
 
 
 def _digest(body: bytes) -> str:

@@ -19,7 +19,7 @@ from tests.support.origin import Origin
 from tests.support.waiting import free_port, until
 from tests.xds import made
 from tests.xds.rows import ADS, Variant, row
-from tests.xds.served import following, serving, synced
+from tests.xds.served import Following, following, serving, synced
 
 pytestmark = pytest.mark.gateway
 SECTION = "Through a real Envoy"
@@ -146,6 +146,28 @@ async def test_a_bad_match_takes_no_other_route_with_it(
         await synced(fresh)
         await envoy.ready()
         await check(fresh, ports[1])
+
+
+@row(SECTION, "N9c", "What a cluster's last accepted form names is served with it, though the edit took it away", ADS)
+async def test_the_last_accepted_cluster_keeps_its_endpoints(
+    variant: Variant, origins: Callable[..., Origin], run_folder: Path
+) -> None:
+    plane, port, origin = ControlPlane(), free_port(), origins("one")
+    there = [made.routes("rc", {"/": "c"}), made.listener("l", port, "rc")]
+    await plane.set_snapshot(Snapshot.of([made.cluster("c"), made.endpoints("c", origin.port), *there]))
+    how = Following(protocol=PROTOCOL[variant], node=f"kept-{PROTOCOL[variant]}")
+    async with serving(plane) as xds, following(xds, run_folder, how=how) as envoy:
+        await synced(plane)
+        await envoy.ready()
+        await plane.set_snapshot(Snapshot.of([made.bad_cluster("c"), *there]), revision="2")
+        await until("a verdict", lambda: plane.status().kept_back)
+        await synced(plane)
+        assert await status(port, "/") == 200
+        await plane.set_snapshot(
+            Snapshot.of([made.bad_cluster("c"), made.cluster("d", eds=False), *there]), revision="3"
+        )
+        await synced(plane)
+        assert await status(port, "/") == 200, "nor lost at the next edit"
 
 
 @row(SECTION, "N10", "What was refused is not sent again, whatever else changes", DELTA_ADS)

@@ -61,6 +61,17 @@ def secret(name: str, files: TlsFiles) -> Resource:
     return _resource(types.SECRET, name, message)
 
 
+def trusting(name: str, authority: str) -> Resource:
+    """A cluster without endpoints whose servers are trusted by the secret `authority`."""
+    tls = tls_pb2.UpstreamTlsContext()
+    tls.common_tls_context.validation_context_sds_secret_config.name = authority
+    tls.common_tls_context.validation_context_sds_secret_config.sds_config.CopyFrom(ADS)
+    message = cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.STATIC)
+    message.transport_socket.name = "tls"
+    message.transport_socket.typed_config.CopyFrom(packed(tls))
+    return _resource(types.CLUSTER, name, message)
+
+
 def extension(name: str, value: str, *, header: str = "x-extension") -> Resource:
     """An HTTP filter that adds a header to every response."""
     mutation = header_mutation_pb2.HeaderMutation()

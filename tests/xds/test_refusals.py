@@ -16,7 +16,7 @@ from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds.protocol import Response, Verdict
 from controlplane.xds.quarantine import Quarantine
 from controlplane.xds.trial import Suspects
-from tests.xds import made
+from tests.xds import made, made_types
 from tests.xds.playbook import Play, known, plain, state
 from tests.xds.rows import ADS, ALL, TYPES, Variant, row
 
@@ -384,6 +384,58 @@ def test_dependents_fall_back_to_what_was_accepted() -> None:
     assert part.body == old[1].parts[0].body
     without = quarantine.effective("k", Snapshot.of(new), EMPTY)
     (part,) = next(one for one in without if one.name == "rc").parts
+    assert part.body == part.fallback
+
+
+def test_what_an_accepted_form_names_comes_back_with_it() -> None:
+    """The edit takes it away, since the refused form has no use for it."""
+    table = [made.routes("rc", {"/x": "a", "/y": "b"}), made.listener("l", 80, "rc")]
+    old = [made.cluster("a"), made.endpoints("a", 1), made.cluster("b"), made.endpoints("b", 2), *table]
+    new = [made.bad_cluster("a"), made.cluster("b"), made.endpoints("b", 3), *table]
+    quarantine = Quarantine()
+    quarantine.add("k", "e", verdict_on(new[0], replacement=old[0].body), 0.0)
+    served = quarantine.effective("k", Snapshot.of(new), Snapshot.of(old))
+    assert {(one.type_url, one.name): one.version for one in served} == {
+        (one.type_url, one.name): one.version for one in (old[0], old[1], old[2], new[2], *table)
+    }
+
+
+def test_an_accepted_route_comes_back_with_its_service_and_that_with_its_endpoints() -> None:
+    listener = made.listener("l", 80, "rc")
+    old = [made.cluster("a"), made.endpoints("a", 1), made.routes("rc", {"/x": "a"}), listener]
+    new = [made.cluster("b"), made.endpoints("b", 1), made.routes("rc", {"/x": made.bad_route("/x")}), listener]
+    (part,), (before,) = new[2].parts, old[2].parts
+    verdict = replace(verdict_on(new[2], replacement=before.body), part=part.key, rejected=part.body)
+    quarantine = Quarantine()
+    quarantine.add("k", "e", verdict, 0.0)
+    served = quarantine.effective("k", Snapshot.of(new), Snapshot.of(old))
+    assert {(one.type_url, one.name) for one in served} == {(one.type_url, one.name) for one in (*old, *new)}
+    assert served.get(listener.type_url, "l") is listener
+    assert next(one for one in served if one.name == "rc").parts[0].body == before.body
+
+
+def test_a_dependent_s_accepted_form_comes_back_with_what_it_names() -> None:
+    """The certificate is refused, so the cluster that names it is kept back: at the form that has endpoints."""
+    secret = plain("SDS", "s", 99)
+    table = [made.routes("rc", {"/x": "a"}), made.listener("l", 80, "rc")]
+    old = [made.cluster("a"), made.endpoints("a", 1), *table]
+    new = [made_types.trusting("a", "s"), secret, *table]
+    quarantine = Quarantine()
+    quarantine.add("k", "e", verdict_on(secret), 0.0)
+    served = quarantine.effective("k", Snapshot.of(new), Snapshot.of(old))
+    assert {id(one) for one in served} == set(map(id, old))
+
+
+def test_what_is_refused_does_not_come_back() -> None:
+    """Nor does what could only be had with it."""
+    table = [made.routes("rc", {"/x": "a"}), made.listener("l", 80, "rc")]
+    old = [made.cluster("a"), made.endpoints("a", 1), *table]
+    new = [made.cluster("a"), made.endpoints("a", 2), *table]
+    quarantine = Quarantine()
+    quarantine.add("k", "e", verdict_on(new[1]), 0.0)
+    served = quarantine.effective("k", Snapshot.of(new), Snapshot.of(old))
+    assert {one.name for one in served} == {"rc", "l"}
+    (part,) = next(one for one in served if one.name == "rc").parts
     assert part.body == part.fallback
 
 
