@@ -28,6 +28,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.google.protobuf import Struct, Value
 
 from controlplane.translate.encode import packed
+from controlplane.translate.text import literal
 
 REQUEST_ID = "%REQUEST_HEADER(x-request-id)%"
 
@@ -172,12 +173,15 @@ def local_reply_config() -> LocalReplyConfig:
 
 
 def error_body(status: int | None, code: str, error: str, message: str) -> SubstitutionFormatString:
-    """The one error shape. Envoy fills in the request id, and the status where it is not known before."""
+    """The one error shape. Envoy fills in the request id, and the status where it is not known before.
+
+    The texts are the user's, and come out as they are written.
+    """
     return SubstitutionFormatString(
         json_format=Struct(
             fields={
-                "error": _text(error),
-                "message": _text(message),
+                "error": _text(literal(error)),
+                "message": _text(literal(message)),
                 "status": Value(number_value=float(status)) if status is not None else _text("%RESPONSE_CODE%"),
                 "request_id": _text(REQUEST_ID),
                 "code": _text(code),

@@ -9,7 +9,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 
 from controlplane.ir.route import HeaderMutations
 from controlplane.translate.encode import encode
-from controlplane.translate.header_value import literal
+from controlplane.translate.text import literal
 
 _MEMO = 65_536
 

@@ -123,6 +123,30 @@ async def test_maintenance_answers_503_politely(served: Gateway, origin: Origin)
     assert origin.requests == []
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param("Back soon, 50% done", id="a percentage"),
+        pytest.param("%REQ(x-secret)% %X% %%", id="what Envoy would read as commands"),
+        pytest.param('"quoted"\\\n{brackets} ü', id="what JSON and forms have other uses for"),
+    ],
+)
+@pytest.mark.parametrize("level", ["route", "service", "gateway"])
+async def test_a_maintenance_message_comes_out_as_it_is_written(
+    gateway: Gateway, origin: Origin, message: str, level: str
+) -> None:
+    places: dict[str, dict[str, Any]] = {name: {} for name in ("route", "service", "gateway")}
+    places[level]["maintenance"] = {"message": message}
+    document = {
+        "services": {"orders": {"endpoints": [origin.address], **places["service"]}},
+        "routes": [{"path": "/orders", "service": "orders", "auth": "public", **places["route"]}],
+    }
+    await gateway.apply({**document, "gateway": places["gateway"]} if places["gateway"] else document)
+    response = await gateway.request("GET", "/orders", headers=[("x-secret", "whispered")])
+    assert (response.status, response.json()["message"]) == (503, message)
+    assert origin.requests == []
+
+
 async def test_a_request_gets_an_id_that_the_service_and_the_client_both_see(served: Gateway, origin: Origin) -> None:
     response = await served.request("GET", "/orders/1")
     request_id = response.header("x-request-id") or ""

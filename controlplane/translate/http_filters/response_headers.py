@@ -18,8 +18,8 @@ from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from controlplane.ir.gateway import Gateway
 from controlplane.translate.encode import packed
-from controlplane.translate.header_value import literal
 from controlplane.translate.http_filters.base import HttpFilter
+from controlplane.translate.text import literal
 
 _OVERWRITE = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 _APPEND = HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
