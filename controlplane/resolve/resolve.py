@@ -15,7 +15,7 @@ from controlplane.manifests.models.gateway import Gateway, Listener
 from controlplane.manifests.models.identity import Identity as WrittenIdentity
 from controlplane.manifests.models.identity import Issuer
 from controlplane.origin import Origin
-from controlplane.resolve import reserved, routes
+from controlplane.resolve import certificates, reserved, routes
 from controlplane.resolve.actions import mutations
 from controlplane.resolve.findings import Finding, Findings, Path
 from controlplane.resolve.identity import ReadFile, identity
@@ -148,9 +148,18 @@ def _clusters(
     for name, service in sorted(manifest.services.items()):
         path = ("services", name)
         try:
-            built.append(cluster(name, service, manifest.gateway.defaults, place(path), read))
+            built.append(one := cluster(name, service, manifest.gateway.defaults, place(path), read))
         except OSError as problem:
             findings.add((*path, "tls"), str(problem), code="file")
+            continue
+        if one.tls is not None and service.tls is not None:
+            certificates.report(
+                (*path, "tls"),
+                findings,
+                certificate=certificates.named(service.tls.certificate, one.tls.certificate_pem),
+                key=certificates.named(service.tls.key, one.tls.key_pem),
+                ca=certificates.named(service.tls.ca, one.tls.ca_pem),
+            )
     return built
 
 
@@ -193,6 +202,13 @@ def _listener(
             )
         except OSError as problem:
             findings.add((*path, "tls"), str(problem), code="file")
+        else:
+            certificates.report(
+                (*path, "tls"),
+                findings,
+                certificate=certificates.Named(listener.tls.certificate, certificate.certificate_pem),
+                key=certificates.Named(listener.tls.key, certificate.key_pem),
+            )
     return ir.Listener(
         name=names.listener(listener.address, listener.port),
         address=listener.address,
