@@ -40,6 +40,12 @@ SHORT_TYPES = {
 _SECRET_KEYS = frozenset({"private_key", "password", "session_ticket_keys", "generic_secret", "digest", "hash"})
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _VALIDATION_S = 60
+_AROUND = re.compile(r"(?m)^(\[\S.*?\] ?)+(error initializing configuration 'the configuration': ?)?")
+"""What Envoy puts before what it says: time, place in its source, and which file it was given."""
+
+
+class EnvoyIsSilentError(Exception):
+    """Envoy has not said anything in time."""
 
 
 def decoded(resource: Resource) -> Json:
@@ -114,7 +120,7 @@ def _message_class(name: str) -> Callable[[], Message]:
 
 
 def envoy_says(snapshot: Snapshot) -> str | None:
-    """What the Envoy binary has against the snapshot, or None. Raises EnvoyNotFoundError.
+    """What the Envoy binary has against the snapshot, or None. Raises EnvoyNotFoundError and EnvoyIsSilentError.
 
     Everything is put into one static configuration, with its secrets, in a file that only we can read and that is
     deleted at once.
@@ -129,11 +135,11 @@ def envoy_says(snapshot: Snapshot) -> str | None:
         try:
             run = subprocess.run(command, capture_output=True, text=True, timeout=_VALIDATION_S, check=False)  # noqa: S603
         except subprocess.TimeoutExpired:
-            return f"Envoy did not answer within {_VALIDATION_S} seconds"
+            raise EnvoyIsSilentError(f"Envoy did not answer within {_VALIDATION_S} seconds") from None
     if run.returncode == 0:
         return None
     said = (run.stderr + run.stdout).replace(str(path), "the configuration").strip()
-    return re.sub(r"(?m)^\[.*?\] ", "", said) or f"Envoy ended with exit code {run.returncode}"
+    return _AROUND.sub("", said).strip() or f"Envoy ended with exit code {run.returncode}"
 
 
 def static_configuration(snapshot: Snapshot) -> Json:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controlplane.cli.folder import PROBLEMS, AsJson, Folder, Format, built
+from controlplane.cli.folder import PROBLEMS, AsJson, Folder, Format, built, report
 
 if TYPE_CHECKING:
-    from controlplane.snapshot.snapshot import Snapshot
+    from controlplane.reconcile import Built
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,8 @@ def validate(
     """Check the manifests of a folder and print every problem with its file, line and column.
 
     Nothing is served and nothing is asked over the network. Variables are read from the environment, as they are when
-    the gateway runs. The exit code is 0 when everything is right and 1 when there is any problem.
+    the gateway runs. The exit code is 0 when everything is right, 1 when there is any problem, and 2 when Envoy was to
+    be asked and could not be.
 
         causeway validate examples/quickstart
 
@@ -41,7 +42,7 @@ def validate(
     how = Format.JSON if json else format
     result = built(folder, how)
     if envoy:
-        _ask_envoy(result.snapshot, folder)
+        _ask_envoy(result, how, folder)
     if how is Format.TEXT:
         manifest = result.manifest
         counts = ", ".join(
@@ -62,15 +63,24 @@ def validate(
         print(as_sarif((), folder.as_posix()))
 
 
-def _ask_envoy(snapshot: Snapshot, folder: Path) -> None:
-    from controlplane.cli.rendering import envoy_says
+def _ask_envoy(result: Built, how: Format, folder: Path) -> None:
+    from controlplane.cli.refusals import refusals
+    from controlplane.cli.rendering import EnvoyIsSilentError, envoy_says
     from controlplane.cli.up.envoy import EnvoyNotFoundError
+    from controlplane.manifests.load import Refused
+    from controlplane.manifests.problem import Problem, in_order
 
     try:
-        verdict = envoy_says(snapshot)
-    except EnvoyNotFoundError as problem:
+        found = refusals(result.snapshot, envoy_says)
+    except (EnvoyNotFoundError, EnvoyIsSilentError) as problem:
         typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(2) from None
-    if verdict is not None:
-        typer.echo(f"Envoy refuses the configuration made of {folder}:\n{verdict}", err=True)
+    if found:
+        nowhere = (result.sources.position(()),)
+        problems = in_order(
+            Problem(origin=origin, message=f"Envoy refuses this: {one.text}", code="envoy")
+            for one in found
+            for origin in one.origins or nowhere
+        )
+        report(Refused(problems=problems, sources=result.sources), how, folder)
         raise typer.Exit(PROBLEMS)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from controlplane.cli.main import build
 from controlplane.cli.rendering import envoy_says
+from controlplane.cli.up.envoy import find_envoy
 from controlplane.reconcile import Built
 from controlplane.reconcile import build as built
 from controlplane.resolve.resolve import Deployment
@@ -64,3 +65,48 @@ def test_envoy_is_asked_in_earnest(tmp_path: Path) -> None:
     assert verdict is not None
     assert "broken" in verdict
     assert "/tmp" not in verdict
+
+
+REFUSED = """\
+gateway: {listeners: [{port: 8080}, {port: 8081}]}
+services: {a: {endpoints: ["127.0.0.1:1"]}}
+routes:
+  - {path: /a, service: a, auth: public}
+  - {path: /b, service: a, auth: public, headers: {x-a: {regex: "[0-9]{60}"}}}
+  - {path: /c, service: a, auth: public, hosts: [c.example.com]}
+  - {path: /d, service: a, auth: public, query: {x-a: {regex: "[0-9]{70}"}}}
+"""
+
+
+@pytest.fixture
+def strict_envoy(tmp_path: Path) -> Path:
+    """Envoy with a smaller limit on expressions than the manifests have, so that it refuses what they do not."""
+    strict = "{layered_runtime: {layers: [{name: strict, static_layer: {re2.max_program_size.error_level: 50}}]}}"
+    script = tmp_path / "envoy"
+    script.write_text(f"#!/bin/sh\nexec {find_envoy()} \"$@\" --config-yaml '{strict}'\n")
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param((), "a.yaml:{line}:5: Envoy refuses this: regex", id="text"),
+        pytest.param(("--json",), '"line": {line},', id="json"),
+        pytest.param(("--format", "github"), "/a.yaml,line={line},col=5,title=envoy::Envoy refuses this", id="github"),
+        pytest.param(("--format", "sarif"), '"startLine": {line},', id="sarif"),
+    ],
+)
+def test_what_envoy_refuses_is_told_like_any_problem(
+    tmp_path: Path, strict_envoy: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(REFUSED)
+    result = CliRunner(env={"CAUSEWAY_ENVOY": str(strict_envoy)}).invoke(
+        build(), ["validate", "--envoy", *arguments, str(folder)]
+    )
+    assert result.exit_code == 1
+    said = result.stdout if arguments else result.stderr
+    assert [said.count(told.format(line=line)) for line in (4, 5, 6, 7)] == [0, 1, 0, 1]
+    assert "source/server" not in said
