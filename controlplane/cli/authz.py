@@ -173,8 +173,7 @@ def _host_rank(domain: str, host: str) -> int:
 
 
 def _path_fits(match: PathMatch, path: str) -> bool:
-    import re2
-
+    from controlplane.expression import is_match
     from controlplane.ir.route import ExactPath, PathPrefix, PathRegex
 
     match match:
@@ -185,13 +184,13 @@ def _path_fits(match: PathMatch, path: str) -> bool:
         case PathPrefix(prefix):
             return path == prefix or path.startswith(prefix + "/")
         case PathRegex(regex):
-            return re2.fullmatch(regex, path) is not None
+            return is_match(regex, path)
         case _:
             assert_never(match)
 
 
 def _value_fits(condition: ValueMatch, value: str | None) -> bool:
-    import re2
+    from controlplane.expression import is_match
 
     if value is None:
         return condition.kind == "absent"
@@ -209,7 +208,7 @@ def _value_fits(condition: ValueMatch, value: str | None) -> bool:
         case "contains":
             return condition.value in value
         case "regex":
-            return re2.fullmatch(condition.value, value) is not None
+            return is_match(condition.value, value)
         case _:
             assert_never(condition.kind)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import re2
 import typer
 import yaml
 from click.testing import Result
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 from controlplane.cli import bootstrap
 from controlplane.cli.bootstrap import ENVOY_ARGUMENTS, OLDEST_ENVOY, RUNTIME
 from controlplane.cli.up.envoy import find_envoy
+from controlplane.expression import program_size
 from controlplane.manifests.models.text import LARGEST_PROGRAM, LONGEST_PATH, path_pattern
 from controlplane.resolve.paths import parse
 from controlplane.xds import cohort
@@ -105,9 +105,7 @@ def test_a_setting_that_cannot_work_is_refused(arguments: list[str], problem: st
 )
 def test_envoy_takes_the_largest_expressions_that_manifests_may_come_to(path: str) -> None:
     pattern = parse(path_pattern(path))
-    largest = max(
-        re2.compile(f"^{pattern.regex(captured=captured)}(?:/.*)?$").programsize for captured in (range(9), ())
-    )
+    largest = max(program_size(f"^{pattern.regex(captured=captured)}(?:/.*)?$") for captured in (range(9), ()))
     assert largest < RUNTIME["re2.max_program_size.error_level"]
     assert RUNTIME["re2.max_program_size.error_level"] > LARGEST_PROGRAM
 

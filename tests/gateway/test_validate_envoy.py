@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from controlplane.cli.main import build
 from controlplane.cli.rendering import envoy_says
 from controlplane.cli.up.envoy import find_envoy
+from controlplane.expression import program_size
 from controlplane.reconcile import Built
 from controlplane.reconcile import build as built
 from controlplane.resolve.resolve import Deployment
@@ -110,3 +111,17 @@ def test_what_envoy_refuses_is_told_like_any_problem(
     said = result.stdout if arguments else result.stderr
     assert [said.count(told.format(line=line)) for line in (4, 5, 6, 7)] == [0, 1, 0, 1]
     assert "source/server" not in said
+
+
+@pytest.mark.parametrize(
+    "expression", ["[0-9a-f]{60}", ".{60}", "é{60}", r"\pL{40}", "[^/é]{60}", r"(?i)k\w{60}|a{60}"]
+)
+def test_the_size_of_an_expression_is_what_envoy_says_it_is(
+    tmp_path: Path, strict_envoy: Path, expression: str
+) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    route = f"{{path: /a, headers: {{x-a: {{regex: '{expression}'}}}}, redirect: /b, auth: public}}"
+    (folder / "a.yaml").write_text(f"gateway: {{listeners: [{{port: 8080}}]}}\nroutes: [{route}]\n")
+    result = CliRunner(env={"CAUSEWAY_ENVOY": str(strict_envoy)}).invoke(build(), ["validate", "--envoy", str(folder)])
+    assert f"RE2 program size of {program_size(expression)} >" in result.stderr

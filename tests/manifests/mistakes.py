@@ -315,7 +315,7 @@ TEXTS = [
         "an expression with an escape of another dialect",
         _route(r"path: /a, service: orders, query: {a: {regex: ⟦'\u0041'}}"),
         "invalid escape sequence",
-        r"write \x{0041}",
+        r"write \x{41}",
     ),
     Mistake(
         "an empty expression",
@@ -324,7 +324,7 @@ TEXTS = [
     ),
     Mistake(
         "an expression that is too large",
-        _route('path: /a, service: orders, rewrite: {regex: {match: ⟦".{999}", replace: b}}'),
+        _route('path: /a, service: orders, rewrite: {regex: {match: ⟦".{999}.{999}.{999}", replace: b}}'),
         "is too large",
         "repeat less",
     ),

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Annotated
 
-import re2
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
+from controlplane.expression import program_size
 from controlplane.manifests.models.base import nearest, refuse
 from controlplane.manifests.models.scalars import shown
 
@@ -21,7 +21,7 @@ LONGEST_PATH = 1024
 LONGEST_HEADER_VALUE = 4096
 LONGEST_REGEX = 512
 LARGEST_PROGRAM = 4000
-"""Steps of what RE2 makes of an expression: `[0-9a-f]{64}` has 132, `.{200}` 1,600. Envoy's bootstrap allows for it."""
+"""Steps of what RE2 makes of an expression: `[0-9a-f]{64}` has 132. Envoy's bootstrap allows for it."""
 
 METHODS = (
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
@@ -34,8 +34,6 @@ _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()+,;=:@%]*")
 _ESCAPE = re.compile(r"%([0-7][0-9A-Fa-f])")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _CODE_POINT = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
-_QUIET = re2.Options()
-_QUIET.log_errors = False
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -305,12 +303,11 @@ def regex(text: str) -> str:
     if len(text) > LONGEST_REGEX:
         raise refuse(f"a regular expression has at most {LONGEST_REGEX} characters, found {len(text)}", code="regex")
     try:
-        size = int(re2.compile(text, _QUIET).programsize)
-    except (re2.error, UnicodeEncodeError) as problem:
-        why = problem.args[0].decode(errors="replace") if isinstance(problem, re2.error) else "not Unicode"
+        size = program_size(text)
+    except ValueError as problem:
         raise refuse(
-            f"{shown(text)} is not a regular expression of RE2, which Envoy uses: {why}",
-            hint=_of_re2(text, why),
+            f"{shown(text)} is not a regular expression of RE2, which Envoy uses: {problem}",
+            hint=_of_re2(text, str(problem)),
             code="regex",
         ) from None
     if size > LARGEST_PROGRAM:
@@ -325,7 +322,8 @@ def regex(text: str) -> str:
 def _of_re2(text: str, why: str) -> str:
     """What to write in place of what other dialects have."""
     if point := _CODE_POINT.search(text):
-        return rf"write \x{{{point[1] or point[2]}}} for {point[0]}"
+        code = int(point[1] or point[2], 16)
+        return rf"write \x{{{code:02x}}}" if code < 0x80 else "write the character itself"
     match why.partition(":")[0]:
         case "invalid repetition size":
             return "it repeats at most 1000 times, repetitions inside one another multiplied"
