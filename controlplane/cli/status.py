@@ -39,8 +39,8 @@ def status(
     """Show what is served, to whom, the services' circuits, and what is wrong.
 
     Exit codes: 0 all is well, 1 something is wrong (problems in the manifests, an edit rolled back, something kept back
-    or held, a client silent or frozen, a state that cannot be written), 2 a wrong command line, 4 no control plane
-    answers.
+    or held, a client that refuses something, is silent or frozen, a state that cannot be written), 2 a wrong command
+    line, 4 no control plane answers.
     """
     try:
         found = ControlConnection(_address(folder, admin)).get("/status")
@@ -66,8 +66,8 @@ def _unkept(found: Json) -> object:
 
 
 def _is_lost(client: Json) -> bool:
-    """It may be serving something old, or nothing."""
-    return client.get("verdict") in ("silent", "frozen") or bool(client.get("drifted_to"))
+    """It may be serving something old, or less than it should."""
+    return client.get("verdict") in ("rejected", "silent", "frozen") or bool(client.get("drifted_to"))
 
 
 def _address(folder: Path | None, admin: str) -> Address:

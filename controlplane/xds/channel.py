@@ -108,16 +108,14 @@ class Channel:
         self._drop(name)
 
     def _drop(self, name: str) -> None:
+        self._drop_forms(name)
+        self.pinned.pop(name, None)
+        self.part_trials.pop(name, None)
+
+    def _drop_forms(self, name: str) -> None:
+        """The client has nothing under the name; what it refused of it is not forgotten."""
         self.provisional.discard(name)
-        for book in (
-            self.sent,
-            self.acked,
-            self.pinned,
-            self.part_trials,
-            self.doubtful,
-            self.told,
-            self.first_sent,
-        ):
+        for book in (self.sent, self.acked, self.doubtful, self.told, self.first_sent):
             book.pop(name, None)
 
     def acquit(self, name: str) -> None:
@@ -216,7 +214,7 @@ class Channel:
             if name in self.part_trials and not self.part_trials[name].is_concluded:
                 self.dirty.add(name)
             if form is ABSENT and name not in self.subscription.names and self.sent.get(name) is ABSENT:
-                self._drop(name)  # it may be dirty again meanwhile, and stays so
+                self._drop_forms(name)  # it may be dirty again meanwhile, and stays so
         if offer.is_trial:
             self.suspects.done()
 

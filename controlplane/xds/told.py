@@ -12,9 +12,10 @@ _log = structlog.get_logger("controlplane.xds")
 
 
 def refused_alone(verdict: Verdict, client: str) -> None:
-    """What this client says is about itself: others of its kind have it."""
+    """What this client says is about itself, or others of its kind have it."""
     _log.error(
-        "refused by one client that others like it accept",
+        "refused by one client, which others may have",
+        where=[str(origin) for origin in verdict.origins],
         resource=verdict.name,
         type=verdict.type_url.rpartition(".")[2],
         client=client,

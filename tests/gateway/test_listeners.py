@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,23 +61,26 @@ async def _answers(port: int, authority: Path) -> bool:
     return True
 
 
-async def test_a_port_that_is_taken_is_told_and_tried_again_by_a_fresh_envoy(gateway: Gateway) -> None:
+async def test_a_port_that_is_taken_is_told_and_tried_again(gateway: Gateway) -> None:
     port = free_port()
+    manifest = {"gateway": {"listeners": [{"port": port, "address": "127.0.0.1"}]}, "routes": [HELLO]}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        gateway.write({"gateway": {"listeners": [{"port": port, "address": "127.0.0.1"}]}, "routes": [HELLO]})
+        gateway.write(manifest)
         await gateway.start()
 
-        async def is_told() -> bool:
-            return any("in use" in one["text"] for one in (await gateway.status())["kept_back"])
+        async def refused() -> list[dict[str, Any]]:
+            clients = (await gateway.status())["clients"]
+            types = [one for client in clients if client["verdict"] == "rejected" for one in client["types"]]
+            return [one for one in types if "in use" in (one["nack"] or "")]
 
-        await until("the refused listener", is_told)
-    gateway.envoy.stop()
-    gateway.control_plane.stop()
-    await gateway.start()
+        (listeners,) = await until("the refused listener", refused)
+        assert [place.partition(":")[0] for place in listeners["nack_origins"]] == ["00.yaml"]
+        assert (await gateway.status())["kept_back"] == [], "from other Envoys"
+    await gateway.tell("POST", "/apply")
     await until("an answer on the port that is free by now", lambda: _is_answered(port))
-    assert (await gateway.status())["kept_back"] == []
+    await gateway.live()
 
 
 async def _is_answered(port: int) -> bool:

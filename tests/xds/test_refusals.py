@@ -481,3 +481,21 @@ def test_a_dependent_kept_back_says_alone_what_its_host_said_when_it_was_accepte
     served = quarantine.effective("k", Snapshot.of(new), Snapshot.of(old))
     (part,) = next(one for one in served if one.name == "rc").parts
     assert part.body == old[1].parts[0].alone
+
+
+@pytest.mark.parametrize("variant", list(ADS), ids=str)
+def test_a_listener_in_the_place_of_another_stays_refused_when_the_other_is_gone(variant: Variant) -> None:
+    play = Play(variant, "LDS")
+    play.serve(LDS={"old": 1})
+    play.ask("*")
+    play.talk()
+    play.serve(LDS={"new": 1})
+    (response,) = play.hear()
+    play.nack(response, "cannot bind '127.0.0.1:80': Address already in use")
+    play.talk()
+    channel = play.stream.channels[TYPES["LDS"]]
+    assert set(channel.pinned) == {"new"}
+    assert channel.nack is not None
+    play.stream.publish(play.stream.target or EMPTY)
+    assert play.talk() == ["LDS new@1"], "at the next edit it may have a place"
+    assert not channel.pinned
