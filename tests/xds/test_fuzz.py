@@ -1,9 +1,10 @@
 """Arbitrary conversations: snapshots, requests, acceptances, rejections, delays and reconnects in any order.
 
 The client behaves as Envoy does: it takes a response whole or not at all, asks for what the resources it has name, and
-for a while for what a listener named that is draining. Whatever the order of things, it never has a route whose cluster
-is gone nor loses an extension that it asks for, the server never says again what was refused and never goes on for
-ever, and in the end the client has everything but what it refuses.
+for a while for what a listener named that is draining. While a cluster is warming it says nothing of clusters, neither
+yes nor no. Whatever the order of things, no route that worked loses its cluster, and none is without one while the
+client speaks; it never loses an extension that it asks for, the server never says again what was refused and never goes
+on for ever, and in the end the client has everything but what it refuses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.snapshot import resource as types
-from controlplane.snapshot.consistency import check, references
+from controlplane.snapshot.consistency import check, part_references, references
 from controlplane.snapshot.history import History
 from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
@@ -96,6 +97,8 @@ class Conversation(RuleBasedStateMachine):
         self.draining: set[str] = set()
         self.wanted = first
         self.has_heard_of_clusters = False
+        self.is_warming = False
+        self.working: set[tuple[str, str]] = set()
         self.connect()
 
     # The server's side
@@ -104,6 +107,7 @@ class Conversation(RuleBasedStateMachine):
         self.stream = Stream(self.protocol, self.history)
         self.to_client: deque[Response] = deque()
         self.to_server: deque[SotwRequest | DeltaRequest] = deque()
+        self.unsaid: list[SotwRequest | DeltaRequest] = []
         self.asked: dict[str, set[str]] = {}
         self.nonces: dict[str, str] = {}
         self.versions = getattr(self, "versions", {})
@@ -204,6 +208,19 @@ class Conversation(RuleBasedStateMachine):
         return {one.name for parent in held for one in references(parent) if one.type_url == type_url} | draining
 
     @rule()
+    def begins_to_warm(self) -> None:
+        """From now on nothing is said of clusters."""
+        self.is_warming = True
+
+    @precondition(lambda self: self.is_warming)
+    @rule()
+    def is_warm(self) -> None:
+        """What was not said is said."""
+        self.is_warming = False
+        self.to_server += self.unsaid
+        self.unsaid = []
+
+    @rule()
     def drained(self) -> None:
         """What listeners named that were replaced is not needed any more."""
         self.draining = set()
@@ -249,7 +266,10 @@ class Conversation(RuleBasedStateMachine):
                 error=error,
                 node=node,
             )
-        self.to_server.append(request)
+        if self.is_warming and type_url == types.CLUSTER and not is_first:
+            self.unsaid.append(request)
+        else:
+            self.to_server.append(request)
 
     # What must always hold
 
@@ -257,15 +277,23 @@ class Conversation(RuleBasedStateMachine):
     def no_route_is_without_its_cluster(self) -> None:
         if not hasattr(self, "has"):
             return
-        clusters = self.has.get(types.CLUSTER, {})
+        clusters, working = self.has.get(types.CLUSTER, {}), set()
         for table in self.has.get(types.ROUTE, {}).values():
-            missing = {one.name for one in references(table) if one.type_url == types.CLUSTER} - clusters.keys()
-            assert not missing, f"routes to {missing}, which the client does not have"
+            for part, named in part_references(table):
+                missing = {one.name for one in named if one.type_url == types.CLUSTER} - clusters.keys()
+                if not missing:
+                    working.add((table.name, part.key))
+                assert not missing or (table.name, part.key) not in self.working, (
+                    f"{part.key} worked, and lost {missing}"
+                )
+                assert not missing or self.unsaid, f"{part.key} to {missing}, which the client does not have"
+        self.working = working
 
     def teardown(self) -> None:
         """Left alone, the conversation ends, and the client has everything but what it refuses."""
         if not hasattr(self, "has"):
             return
+        self.is_warm()
         for _ in range(500):
             if not self.to_client and not self.to_server:
                 self.drained()
