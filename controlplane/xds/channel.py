@@ -81,7 +81,7 @@ class Channel:
     doubtful: dict[str, list[Form]] = field(default_factory=dict)
     """Forms that were sent and neither accepted nor surely dropped: the client may be using them."""
     first_sent: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """The version sent last under each name, and when it was sent first."""
+    """Of what is not accepted: the version sent last under each name, and when it was sent first."""
     provisional: set[str] = field(default_factory=set)
     """Names under which the client has, or is to have, less than the target for a while: they stay dirty."""
     nack: Nack | None = None
@@ -211,6 +211,8 @@ class Channel:
                 continue
             self.acked[name] = form
             self.doubtful.pop(name, None)
+            if name in self.first_sent and self.first_sent[name][0] == form.version:
+                del self.first_sent[name]
             if name in self.part_trials and not self.part_trials[name].is_concluded:
                 self.dirty.add(name)
             if form is ABSENT and name not in self.subscription.names and self.sent.get(name) is ABSENT:
