@@ -62,6 +62,18 @@ def of_kind(play: Play, kind: str) -> list[Response]:
     return [response for response in heard if response.type_url == TYPES[kind]]
 
 
+def refusing(variant: Variant) -> Play:
+    """A client that has A, and has refused `slow` and `z-bad` together."""
+    play = Play(variant)
+    play.serve(CDS={"A": 1})
+    play.ask("*")
+    play.talk()
+    play.serve(CDS={"A": 1, "slow": 1, "z-bad": 99})
+    (both,) = play.hear()
+    play.nack(both)
+    return play
+
+
 def routes(response: Response) -> dict[str, str]:
     (table,) = response.resources
     parsed = route_pb2.RouteConfiguration.FromString(table.body)
@@ -156,13 +168,7 @@ def test_refused_while_slow(variant: Variant) -> None:
 @row(SECTION, "M5", "What is tried and neither refused nor accepted does not hold up what is left", ALL)
 def test_trial_without_an_answer(variant: Variant) -> None:
     """A client refuses at once; what takes long is being warm."""
-    play = Play(variant)
-    play.serve(CDS={"A": 1})
-    play.ask("*")
-    play.talk()
-    play.serve(CDS={"A": 1, "slow": 1, "z-bad": 99})
-    (both,) = play.hear()
-    play.nack(both)
+    play = refusing(variant)
     (first,) = play.hear()
     said = [line(first)]
     for _ in range(10):
@@ -197,13 +203,7 @@ def test_asked_while_tried(variant: Variant) -> None:
 
 @row(SECTION, "M7", "What is mended while it is being looked for is sent", ALL)
 def test_mended_while_tried(variant: Variant) -> None:
-    play = Play(variant)
-    play.serve(CDS={"A": 1})
-    play.ask("*")
-    play.talk()
-    play.serve(CDS={"A": 1, "slow": 1, "z-bad": 99})
-    (both,) = play.hear()
-    play.nack(both)
+    play = refusing(variant)
     assert play.hear()
     play.serve(CDS={"A": 1, "slow": 1, "z-bad": 2})
     said: list[str] = []

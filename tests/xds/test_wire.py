@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -30,7 +31,7 @@ from tests.xds import made
 from tests.xds.playbook import plain, state
 from tests.xds.rows import ADS, ALL, TYPES, Variant, row
 from tests.xds.served import serving, synced
-from tests.xds.wire_client import connected, names
+from tests.xds.wire_client import WireClient, connected, names
 
 SECTION = "Over gRPC"
 
@@ -275,16 +276,23 @@ def like_envoy(name: str) -> base_pb2.Node:
     return base_pb2.Node(id=name, user_agent_name="envoy")
 
 
-async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> None:
-    plane = await plane_with(CDS={"A": 1})
+@contextlib.asynccontextmanager
+async def two_of_a_kind(plane: ControlPlane) -> AsyncIterator[tuple[WireClient, WireClient, int]]:
+    """Two clients that have A, and the port."""
     async with (
         serving(plane) as port,
-        connected(port, Variant.DELTA_EACH, node=like_envoy("there")) as good,
-        connected(port, Variant.DELTA_EACH, node=like_envoy("here")) as bad,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("there")) as there,
+        connected(port, Variant.DELTA_EACH, node=like_envoy("here")) as here,
     ):
-        for client in (good, bad):
+        for client in (there, here):
             await client.ask("CDS", "A")
             await client.hear()
+        yield there, here, port
+
+
+async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> None:
+    plane = await plane_with(CDS={"A": 1})
+    async with two_of_a_kind(plane) as (good, bad, _):
         placed = whole(TYPES["CDS"], "A", plain("CDS", "A", 2).body, Origin(file="a.yaml", line=1, column=2))
         await plane.set_snapshot(Snapshot.of([placed]), revision="2")
         await good.hear()
@@ -302,14 +310,7 @@ async def test_what_one_client_refuses_and_others_accept_is_its_own_matter() -> 
 
 async def test_who_refuses_first_does_not_decide_for_those_who_are_being_asked() -> None:
     plane = await plane_with(CDS={"A": 1})
-    async with (
-        serving(plane) as port,
-        connected(port, Variant.DELTA_EACH, node=like_envoy("there")) as good,
-        connected(port, Variant.DELTA_EACH, node=like_envoy("here")) as bad,
-    ):
-        for client in (good, bad):
-            await client.ask("CDS", "A")
-            await client.hear()
+    async with two_of_a_kind(plane) as (good, bad, port):
         await numbered(plane, 2)
         asked = await good.hear(ack=False)
         await bad.answer(await bad.hear(ack=False), "no")
@@ -328,14 +329,7 @@ async def test_who_refuses_first_does_not_decide_for_those_who_are_being_asked()
 async def test_who_says_nothing_is_not_waited_for_and_may_still_accept() -> None:
     plane = ControlPlane(Policy(patience_s=0.2))
     await numbered(plane, 1)
-    async with (
-        serving(plane) as port,
-        connected(port, Variant.DELTA_EACH, node=like_envoy("stuck")) as stuck,
-        connected(port, Variant.DELTA_EACH, node=like_envoy("here")) as bad,
-    ):
-        for client in (stuck, bad):
-            await client.ask("CDS", "A")
-            await client.hear()
+    async with two_of_a_kind(plane) as (stuck, bad, port):
         await numbered(plane, 2)
         asked = await stuck.hear(ack=False)
         await bad.answer(await bad.hear(ack=False), "no")
