@@ -169,7 +169,7 @@ class Supervisor:
             return await process.wait()
         finally:
             _signal_group(process.pid, signal.SIGKILL)  # what the child had started
-            await asyncio.wait([reading], timeout=0.5)  # its last words
+            await asyncio.wait([reading], timeout=1)  # its last words, also where the machine is busy
             reading.cancel()
 
     async def _read(self, one: Running, output: int) -> None:
