@@ -6,6 +6,7 @@ authentication rule dropped beside a route that is kept would be an open door.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -16,6 +17,7 @@ from controlplane.manifests.load import Memory, Refused, Sources, load
 from controlplane.manifests.models.document import Manifest
 from controlplane.manifests.problem import Problem, in_order
 from controlplane.memo import begin_build
+from controlplane.origin import Origin
 from controlplane.resolve.findings import Finding
 from controlplane.resolve.resolve import Deployment, resolve
 from controlplane.resolve.services import is_ip
@@ -40,13 +42,31 @@ class Built:
 def build(
     folder: FilePath, environ: Mapping[str, str], deployment: Deployment, memory: Memory | None = None
 ) -> Built | Refused:
-    """Reads, resolves and translates the folder. `memory` makes the next call cost what changed."""
+    """Reads, resolves and translates the folder. `memory` makes the next call cost what changed.
+
+    A mistake of our own is a problem like others: what is served stays, and a start serves the last known good.
+    """
     begin_build()
+    files: list[FilePath] = []
+    try:
+        return _build(folder, environ, deployment, memory, files)
+    except Exception as failure:
+        nothing = Sources(folder=folder if folder.is_dir() else folder.parent, files={}, entries={})
+        return Refused(problems=(_own_mistake(folder, failure),), sources=nothing, files=tuple(dict.fromkeys(files)))
+
+
+def _build(
+    folder: FilePath,
+    environ: Mapping[str, str],
+    deployment: Deployment,
+    memory: Memory | None,
+    files: list[FilePath],
+) -> Built | Refused:
     loaded = load(folder, environ, memory)
     if isinstance(loaded, Refused):
         return _with_references(loaded, deployment)
     sources = loaded.sources
-    files: list[FilePath] = list(sources.included)
+    files += sources.included
     resolved = resolve(loaded.manifest, deployment, sources.position, _reader(sources.folder, files))
     if resolved.findings:
         problems = in_order(_problem(finding, sources) for finding in resolved.findings)
@@ -57,6 +77,19 @@ def build(
         snapshot=Snapshot.of(translate(resolved.gateway)),
         sources=sources,
         files=tuple(dict.fromkeys(files)),
+    )
+
+
+def _own_mistake(folder: FilePath, failure: Exception) -> Problem:
+    """Says where in the program, not what the failure says: that may be a secret."""
+    frames = traceback.extract_tb(failure.__traceback__)
+    where = next((frame for frame in reversed(frames) if "controlplane" in frame.filename), frames[-1])
+    place = f"{FilePath(where.filename).name}:{where.lineno}"
+    return Problem(
+        origin=Origin(file=folder.name, line=1, column=1),
+        message=f"the manifests cannot be read: {type(failure).__name__} at {place}",
+        hint="a mistake in Causeway: please report it; an edit that was just made may be what it cannot read",
+        code="internal",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,35 @@ def served(process: Process) -> set[str]:
     assert process.plane.snapshot is not None
     (table,) = process.plane.snapshot.of_type(ROUTE).values()
     return {part.key for part in table.parts}
+
+
+class Raising(Mapping[str, str]):
+    """An environment that nobody expects: asked for a variable it fails with one."""
+
+    def __getitem__(self, name: str) -> str:
+        raise RuntimeError(f"the secret of {name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_a_mistake_of_our_own_changes_nothing_and_is_told_without_what_it_says(tmp_path: Path) -> None:
+    save(tmp_path, "/first")
+    process = Process(tmp_path, Deployment(), ControlPlane(), Observer(()), Raising())
+    await process.follow(Change(files=()))
+    save(tmp_path, "/first", "/${SECOND}")
+    await process.follow(Change(files=()))
+    (problem,) = process.plane.problems
+    assert "the manifests cannot be read: RuntimeError at " in problem
+    assert "the secret" not in problem
+    assert len(served(process)) == 1
+    save(tmp_path, "/first", "/second")
+    await process.follow(Change(files=()))
+    assert process.plane.problems == ()
+    assert len(served(process)) == 2
 
 
 def early(*, holds: bool) -> Change:

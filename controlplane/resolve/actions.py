@@ -170,7 +170,7 @@ def _redirect(redirect: written.Redirect, pattern: paths.Pattern) -> ir.Redirect
         keep_query=redirect.keep_query,
     )
     if redirect.to is not None:
-        found = re.fullmatch(r"(?:(https?)://([^/:]+|\[[^\]]+\])(?::(\d+))?)?(/.*)?", redirect.to)
+        found = written.LOCATION.fullmatch(redirect.to)
         if found is None:
             raise ValueError(redirect.to)
         scheme, host, port, path = found.groups()

@@ -388,6 +388,14 @@ CHOICES = [
         "which the path",
         "id",
     ),
+    *(
+        Mistake(f"a redirect to {where}", _route(f'path: /a, redirect: ⟦"{where}"'), "is nowhere to go", "https://host")
+        for where in ("https://a:abc/x", "https://a:/x", "https://[::1/x", "https://:80/x", "https://::1/x", "/a\\0b")
+    ),
+    *(
+        Mistake(f"a redirect to port {port}", _route(f'path: /a, redirect: ⟦"https://a:{port}/x"'), "no port", "65535")
+        for port in (0, 65536, 99999)
+    ),
     Mistake("a redirect to itself", _route("path: /a, ⟦redirect: {code: 301}"), "somewhere else"),
     Mistake(
         "a time-out without a service",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -146,10 +146,17 @@ class Rewrite(Model):
         return self
 
 
+LOCATION: Final = re.compile(r"(?:(https?)://([\w.~%-]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?)?(/[!-~]*)?", re.ASCII)
+"""Scheme, host, port and path of where a redirect goes."""
+
+
 def _location(text: object) -> str:
-    if isinstance(text, str) and re.fullmatch(r"(https?://[^\s/?#@]+)?(/[^\s]*)?", text) and text and text.isascii():
-        return text
-    raise refuse(f"{shown(text)} is nowhere to go", hint="write https://host/path or /path", code="redirect")
+    found = LOCATION.fullmatch(text) if isinstance(text, str) and text else None
+    if found is None:
+        raise refuse(f"{shown(text)} is nowhere to go", hint="write https://host/path or /path", code="redirect")
+    if found[3] is not None and not 1 <= int(found[3]) <= 65_535:
+        raise refuse(f"there is no port {found[3]}", hint="1 to 65535", code="redirect")
+    return found[0]
 
 
 class Redirect(Model):
@@ -165,7 +172,11 @@ class Redirect(Model):
             str,
             BeforeValidator(_location),
             WithJsonSchema(
-                {"type": "string", "pattern": r"^(https?://[^\s/?#]+)?(/\S*)?$", "examples": ["https://a.b/c"]}
+                {
+                    "type": "string",
+                    "pattern": r"^(https?://([\w.~%-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?)?(/[!-~]*)?$",
+                    "examples": ["https://a.b/c"],
+                }
             ),
         ]
         | None
