@@ -125,8 +125,8 @@ class Channel:
             self.nack = None
 
     def pardon(self) -> None:
-        """What the client had no place for on its host is offered again: it may have one by now."""
-        for name in [name for name, verdict in self.pinned.items() if verdict.is_of_host]:
+        """What was refused for a reason that may have passed by now is offered again."""
+        for name in [name for name, verdict in self.pinned.items() if verdict.may_pass]:
             del self.pinned[name]
             self.refused = {what: text for what, text in self.refused.items() if all(one != name for one, _ in what)}
             self.dirty.add(name)

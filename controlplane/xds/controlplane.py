@@ -363,6 +363,9 @@ class ControlPlane:
                     self._publish(other)
             self.on_change()
         self._settle_one(session)
+        if session.is_refusing != session.was_refusing:
+            session.was_refusing = session.is_refusing
+            self._tell()
         self._gate.check(self._services())
 
     def is_wanted(self, verdict: Verdict) -> bool:

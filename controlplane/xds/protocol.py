@@ -53,7 +53,9 @@ TTL_FEATURE = "xds.config.supports-resource-ttl"
 SOTW_WRAPPER_FEATURE = "xds.config.resource-in-sotw"
 
 
-_CANNOT_BIND = re.compile(r"cannot bind|address (already )?in use|cannot assign requested address", re.IGNORECASE)
+_NOT_THE_LISTENER_S = re.compile(
+    r"cannot bind|address (already )?in use|cannot assign requested address|certificate|private key", re.IGNORECASE
+)
 
 
 class ProtocolError(Exception):
@@ -146,6 +148,7 @@ class Verdict:
     origins: tuple[Origin, ...] = ()
 
     @property
-    def is_of_host(self) -> bool:
-        """It is about the host of the client: an address that a listener cannot have there."""
-        return self.type_url == types.LISTENER and _CANNOT_BIND.search(self.text) is not None
+    def may_pass(self) -> bool:
+        """A listener that is not to blame itself: its address is taken on the client's host, or Envoy judges it by a
+        certificate that is a resource of its own."""
+        return self.type_url == types.LISTENER and _NOT_THE_LISTENER_S.search(self.text) is not None

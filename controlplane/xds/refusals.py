@@ -1,8 +1,9 @@
 """What one client refuses, and what that means for the others of its kind.
 
 Clients of a kind run the same program: what one does not accept, the others would not either, and are spared it. Unless
-it is about the host of the one, whose port is taken; or another of them accepts it. So before something is kept back
-from all of them, those who are being asked the same are heard; and who accepts it later has it back for everybody.
+it is about something else, a port that is taken on the host of the one; or another of them accepts it. So before
+something is kept back from all of them, those who are being asked the same are heard; and who accepts it later has it
+back for everybody.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Refusals:
         case = (session, verdict)
         is_due = self._open.pop(case, None)
         others = list(self._channels(session, verdict))
-        if verdict.is_of_host or any(one.accepted_form(verdict.name).version == verdict.version for one in others):
+        if verdict.may_pass or any(one.accepted_form(verdict.name).version == verdict.version for one in others):
             if case not in self._told:
                 self._told.add(case)
                 told.refused_alone(verdict, session.stream.node.id if session.stream.node else "")

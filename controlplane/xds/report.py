@@ -88,7 +88,7 @@ def _verdict(plane: ControlPlane, session: Session, now: float) -> Verdict:
             return Verdict.CANARY
     if session.revision == plane.revision and stream.is_settled:
         kind = stream.node.kind if stream.node is not None else ""
-        is_refusing = plane.quarantine.of_kind(kind) or any(channel.pinned for channel in stream.channels.values())
+        is_refusing = plane.quarantine.of_kind(kind) or session.is_refusing
         return Verdict.REJECTED if is_refusing else Verdict.SYNCED
     unanswered = [offer.sent_at for channel in stream.channels.values() for offer in channel.offers.values()]
     if unanswered and now - min(unanswered) > plane.policy.silent_after_s:

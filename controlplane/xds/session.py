@@ -55,6 +55,8 @@ class Session:
         self.revision = ""
         """The newest revision of which this client has accepted everything it asks for."""
         self.revision_at: float | None = None
+        self.was_refusing = False
+        """When it was looked at last, something was kept back from this client for what it said."""
         self._owner = owner
         self._encoder = encoder
         self._clock = clock
@@ -62,6 +64,11 @@ class Session:
         self._has_joined = False
         self._is_over = False
         self._refusal = ""
+
+    @property
+    def is_refusing(self) -> bool:
+        """Something that it should have is not offered to it, for what it said."""
+        return any(channel.pinned for channel in self.stream.channels.values())
 
     def wake(self) -> None:
         """There may be something to send."""

@@ -396,6 +396,9 @@ CHOICES = [
         Mistake(f"a redirect to port {port}", _route(f'path: /a, redirect: ⟦"https://a:{port}/x"'), "no port", "65535")
         for port in (0, 65536, 99999)
     ),
+    Mistake("a host that is set", _route("path: /a, service: orders, ⟦request_headers: {set: {Host: b}}"), '"host"'),
+    Mistake("a response with a host", _gateway("⟦response_headers: {remove: [host]}"), '"host"', "a response has none"),
+    Mistake("too long a silence", _service("⟦connections: {keep_alive: 10h}"), "no system waits 10h", "at most 9h"),
     Mistake("a redirect to itself", _route("path: /a, ⟦redirect: {code: 301}"), "somewhere else"),
     Mistake(
         "a time-out without a service",

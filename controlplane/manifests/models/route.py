@@ -58,6 +58,16 @@ class HeaderChanges(Model):
     remove: Annotated[tuple[HeaderName, ...], Field(max_length=64)] = ()
     """Is taken away."""
 
+    @model_validator(mode="after")
+    def _not_the_host(self) -> Self:
+        if any(name.lower() == "host" for name in (*self.set, *self.add, *self.remove)):
+            raise refuse(
+                '"host" cannot be changed as a header',
+                hint="for the service it is `rewrite: {host: ...}`; a response has none",
+                code="header",
+            )
+        return self
+
 
 class ValueMatch(Model):
     """A condition on a value; exactly one. A plain word is short for `{exact: word}`."""

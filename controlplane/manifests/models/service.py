@@ -234,6 +234,9 @@ class ServiceTls(Model):
         return self
 
 
+_LONGEST_KEEP_ALIVE_MS = 9 * 3_600_000  # Linux takes 32767 s for TCP_KEEPIDLE and TCP_KEEPINTVL
+
+
 class Connections(Model):
     """The pool of connections to each endpoint."""
 
@@ -244,7 +247,17 @@ class Connections(Model):
     max_streams: Count | None = None
     """Requests at once on one HTTP/2 connection."""
     keep_alive: Duration | None = None
-    """TCP keep-alive probes after this much silence."""
+    """TCP keep-alive probes after this much silence; at most 9h."""
+
+    @model_validator(mode="after")
+    def _as_the_system_can(self) -> Self:
+        if self.keep_alive is not None and self.keep_alive.ms > _LONGEST_KEEP_ALIVE_MS:
+            raise refuse(
+                f"no system waits {self.keep_alive} with a probe: every connection would fail",
+                hint="at most 9h",
+                code="duration",
+            )
+        return self
 
 
 class Dns(Model):
