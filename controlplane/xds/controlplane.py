@@ -363,9 +363,6 @@ class ControlPlane:
                     self._publish(other)
             self.on_change()
         self._settle_one(session)
-        if session.is_refusing != session.was_refusing:
-            session.was_refusing = session.is_refusing
-            self._tell()
         self._gate.check(self._services())
 
     def is_wanted(self, verdict: Verdict) -> bool:
@@ -399,8 +396,11 @@ class ControlPlane:
 
     def _settle_one(self, session: Session) -> None:
         stream = session.stream
-        if stream.node is None or stream.target is None or not stream.is_settled:
+        was_settled, session.is_settled = session.is_settled, stream.is_settled
+        if stream.node is None or stream.target is None or not session.is_settled:
             return
+        if not was_settled:
+            self._tell()
         trial = self.trial if self.trial is not None and self.trial.includes(stream.node.id) else None
         if trial is not None and stream.target is self._trial_effective.get(stream.node.kind):
             revision = trial.revision

@@ -55,8 +55,8 @@ class Session:
         self.revision = ""
         """The newest revision of which this client has accepted everything it asks for."""
         self.revision_at: float | None = None
-        self.was_refusing = False
-        """When it was looked at last, something was kept back from this client for what it said."""
+        self.is_settled = False
+        """The stream was settled when it was looked at last."""
         self._owner = owner
         self._encoder = encoder
         self._clock = clock
