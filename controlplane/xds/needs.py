@@ -21,8 +21,9 @@ from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.channel import ABSENT, Channel, Form
 
-WARMING_S = 1.0
-"""A cluster that was sent is accepted by then, unless it is slow to warm: Envoy accepts none before all are warm."""
+WARMING_S = 5.0
+"""For so long routes wait for a client to accept their clusters. One that says nothing for longer has a cluster that is
+slow to warm: Envoy accepts none before all are warm."""
 
 
 class Standing(Enum):

@@ -8,13 +8,16 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from controlplane.snapshot.resource import Resource, whole
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.needs import WARMING_S
 from controlplane.xds.protocol import Response
+from controlplane.xds.stream import PATIENCE_S
 from tests.xds import made
 from tests.xds.playbook import Play, known, line, state
 from tests.xds.rows import ADS, ALL, DELTA, SOTW, TYPES, Variant, row
 
 SECTION = "Slow to warm"
-LATE_S = 1.1
+SILENT_S = PATIENCE_S + 0.1
+LATE_S = WARMING_S + 0.1
 SLOW = made.cluster("slow", eds=False, port=1)
 
 
@@ -89,7 +92,7 @@ def test_others_are_not_held_up(variant: Variant) -> None:
     play = with_a(variant)
     play.serve(gateway(made.cluster("a"), SLOW, root="a"))
     assert of_kind(play, "CDS"), "unanswered from now on"
-    play.now = 1.05
+    play.now = SILENT_S
     play.serve(gateway(made.cluster("a"), SLOW, made.cluster("b"), root="b"))
     assert of_kind(play, "RDS") == []
     play.only("a", "b", before=("a",), kind="EDS")
@@ -172,7 +175,7 @@ def test_trial_without_an_answer(variant: Variant) -> None:
     (first,) = play.hear()
     said = [line(first)]
     for _ in range(10):
-        play.now += LATE_S
+        play.now += SILENT_S
         for response in play.hear():
             said.append(line(response))
             if "z-bad@99" in said[-1]:
@@ -181,7 +184,7 @@ def test_trial_without_an_answer(variant: Variant) -> None:
     assert set(channel.pinned) == {"z-bad"}, said
     assert len(said) <= 4, said
     play.serve(CDS={"A": 1, "slow": 1, "z-bad": 1, "more": 1})
-    play.now += LATE_S
+    play.now += SILENT_S
     (response,) = play.hear()
     assert {"z-bad@1", "more@1"} <= set(line(response).split())
     play.ack(response)
@@ -208,7 +211,7 @@ def test_mended_while_tried(variant: Variant) -> None:
     play.serve(CDS={"A": 1, "slow": 1, "z-bad": 2})
     said: list[str] = []
     for _ in range(5):
-        play.now += LATE_S
+        play.now += SILENT_S
         said += play.hears()
     assert said == (["CDS A@1 z-bad@2", "CDS A@1 slow@1 z-bad@2"] if variant in SOTW else ["CDS z-bad@2"])
 
