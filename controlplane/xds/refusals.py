@@ -30,7 +30,8 @@ class Refusals:
         self._patience_s = patience_s
         self._open: dict[tuple[Session, Verdict], bool] = {}
         """Verdicts that wait for others; whether they have waited long enough."""
-        self._told: set[tuple[Session, Verdict]] = set()
+        self._told: set[tuple[Session, str, str]] = set()
+        """By name and version: what was said of a client alone, once."""
 
     def hear(self, session: Session) -> bool:
         """Takes in what the client has found guilty, and what it has accepted. True when its kind gets other things."""
@@ -51,8 +52,8 @@ class Refusals:
         is_due = self._open.pop(case, None)
         others = list(self._channels(session, verdict))
         if verdict.may_pass or any(one.accepted_form(verdict.name).version == verdict.version for one in others):
-            if case not in self._told:
-                self._told.add(case)
+            if (once := (session, verdict.name, verdict.version)) not in self._told:
+                self._told.add(once)
                 told.refused_alone(verdict, session.stream.node.id if session.stream.node else "")
             return False
         if not is_due and any(_is_asked(one, verdict) for one in others):

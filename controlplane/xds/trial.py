@@ -43,12 +43,12 @@ class Suspects:
             self._groups.popleft()
 
     def postpone(self) -> bool:
-        """Tries the others before the present group; False when each of them has been postponed as well."""
+        """Tries the others before the present group; False when each of them was postponed: then it stays the one."""
+        self._postponed.add(self._groups[0])
         if self._postponed.issuperset(self._groups):
             return False
-        self._postponed.add(self._groups[0])
         self._groups.rotate(-1)
-        return not self._postponed.issuperset(self._groups)
+        return True
 
     def rejected(self, names: Iterable[str], text: str) -> None:
         """These were rejected together: try each half, or first the ones the client speaks of."""

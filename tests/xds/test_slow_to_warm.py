@@ -11,6 +11,7 @@ from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds.needs import WARMING_S
 from controlplane.xds.protocol import Response
 from controlplane.xds.stream import PATIENCE_S
+from controlplane.xds.trial import Suspects
 from tests.xds import made
 from tests.xds.playbook import Play, known, line, state
 from tests.xds.rows import ADS, ALL, DELTA, SOTW, TYPES, Variant, row
@@ -258,3 +259,14 @@ def test_refused_removal_again(variant: Variant) -> None:
     assert play.talk() == ["CDS B@2"]
     play.serve(CDS={"A": 1})
     assert play.talk() == ["CDS -B"]
+
+
+def test_the_group_whose_answer_is_awaited_is_the_present_one() -> None:
+    """Else its answer would be taken for another's."""
+    suspects = Suspects()
+    suspects.rejected(["a", "b"], "no")
+    assert (suspects.postpone(), suspects.current) == (True, ("b",))
+    assert (suspects.postpone(), suspects.current) == (False, ("b",)), "a was tried, b is out there"
+    assert (suspects.postpone(), suspects.current) == (False, ("b",))
+    suspects.done()
+    assert suspects.current == ("a",)
