@@ -145,25 +145,36 @@ class Process:
     async def follow(self, change: Change) -> None:
         """Serves what changed, as far as it can be believed."""
         if change.is_settled:
-            await self.read(known=self._early if change.is_told else None)
-            self._early = None
-            self.has_read.set()
+            await self._read_settled(change)
         elif not self._canary.size:
             await self._read_early(change)
 
-    async def read(self, wish: Wish | None = None, *, known: Built | Refused | None = None) -> Reload:
+    async def read(self, wish: Wish | None = None) -> Reload:
         """Reads the folder once. What is wrong comes back in the result; what is served stays then.
 
-        Without a wish, an edit that was taken back is not tried again. `known` is what came of the folder as it is.
+        Without a wish, an edit that was taken back is not tried again.
         """
         async with self._lock:
             began = time.monotonic()
+            return await self._take(await self._build(), wish, began)
+
+    async def _read_settled(self, change: Change) -> None:
+        """Serves an edit that has settled, unless the next one began while it was read: both are told again then."""
+        async with self._lock:
+            began = time.monotonic()
+            known, self._early = self._early if change.is_told else None, None
             built = known or await self._build()
-            self._files = built.files
-            outcome, problems = await self._serve(built, wish)
-            took = time.monotonic() - began
-            if self.reload is None:
-                _settle_memory()
+            if await change.holds():
+                await self._take(built, None, began)
+                self.has_read.set()
+
+    async def _take(self, built: Built | Refused, wish: Wish | None, began: float) -> Reload:
+        """Serves what was read, if it can be, and says what came of it."""
+        self._files = built.files
+        outcome, problems = await self._serve(built, wish)
+        took = time.monotonic() - began
+        if self.reload is None:
+            _settle_memory()
         _BUILD.observe(took)
         _RELOADS.labels(outcome=outcome).inc()
         _PROBLEMS.set(len(problems))
@@ -183,7 +194,7 @@ class Process:
         async with self._lock:
             self._early = None
             built, before = await self._build(), self._served()
-            if not change.holds():  # a file may have been read in the middle of its next change
+            if not await change.holds():  # a file may have been read in the middle of its next change
                 return
             self._early = built
             if isinstance(built, Built) and before is not None and only_adds(before, built):

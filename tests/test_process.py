@@ -70,7 +70,20 @@ async def test_a_mistake_of_our_own_changes_nothing_and_is_told_without_what_it_
 
 
 def early(*, holds: bool) -> Change:
-    return Change(files=(), is_settled=False, holds=lambda: holds)
+    return Change(files=(), is_settled=False, holds=lambda: _answer(holds))
+
+
+async def _answer(holds: bool) -> bool:
+    return holds
+
+
+async def test_an_edit_that_the_next_one_began_to_overtake_is_not_served_by_halves(process: Process) -> None:
+    save(process.folder, "/half")
+    await process.follow(Change(files=(), holds=lambda: _answer(False)))
+    assert "/half" not in str(served(process))
+    save(process.folder, "/half", "/other-half")
+    await process.follow(Change(files=()))
+    assert len(served(process)) == 2
 
 
 async def test_an_early_edit_is_served_and_not_read_again_when_it_has_settled(process: Process) -> None:

@@ -72,9 +72,9 @@ class FolderEvents:
         return has_moved
 
     def is_calm(self) -> bool:
-        """Whether nothing has moved since `moved` was asked last."""
+        """Whether it is known that nothing has moved since `moved` was asked last."""
         self._read()
-        return not self._moved.is_set()
+        return self._inotify is not None and not self._moved.is_set()
 
     def is_whole(self, path: str) -> bool:
         """Whether the file of that real path is in place as its writer wants it."""

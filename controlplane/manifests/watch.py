@@ -8,15 +8,20 @@ looked at every `poll_s` anyway.
 Files settle before they are believed: one written in place may be half of what it is going to be, and an edit may be
 several files. Who wants to be early is told twice: at once when every changed file is in place whole (its writer has
 closed it, or it was renamed there, or the symlink to it was swung), and again when nothing moves any more.
+
+Reading takes time, and the next edit may begin in the middle of it: half of that edit would be served, without whatever
+its other half is to bring. Who was told therefore asks `Change.holds` before serving what was read; where it does not
+hold, the change is told again when the next edit has settled too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -26,9 +31,14 @@ from controlplane.manifests.load import LARGEST_FOLDER, manifest_files, manifest
 
 QUIET_S = 0.025
 LONGEST_S = 0.5  # where it never gets quiet, what is there by then is told
+INSISTS_S = 2.0  # where each reading is overtaken by the next edit, what was read counts after so long all the same
 YOUNG_S = 2.0  # a file changed so recently may change again within its time stamp's resolution
 
 _MISSING = b"missing"
+
+
+async def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +50,8 @@ class Change:
     """False: each file is whole, but others may follow that belong to the same edit."""
     is_told: bool = False
     """Of what is settled: it was told before it had settled, and nothing has moved since."""
-    holds: Callable[[], bool] = field(default=lambda: True, compare=False, repr=False)
-    """Of what is not settled: whether everything still is as it was told."""
+    holds: Callable[[], Awaitable[bool]] = field(default=_always, compare=False, repr=False)
+    """Whether the files still are as they were told, so that what was read since is what was told."""
 
 
 async def watch(
@@ -69,30 +79,54 @@ async def watch(
         told.open()
     try:
         seen = await seen_now()
-        yield Change(files=tuple(sorted(seen)))
+        settled = _Told(seen, set(seen), seen_now, told.is_calm, insists_at=time.monotonic() + INSISTS_S)
+        yield Change(files=tuple(sorted(seen)), holds=settled.holds)
         while True:
             await told.moved(within_s=poll_s)
             now, early_told = await seen_now(), seen
-            changed: set[str] = set()
+            is_again = settled.is_overtaken
+            changed = set(settled.changed) if is_again else set()
+            insists_at = settled.insists_at if is_again else time.monotonic() + INSISTS_S
             deadline = time.monotonic() + LONGEST_S
             # What was told early is told again, even when the files are back where they were before it.
-            while (now != seen or changed) and time.monotonic() < deadline:
+            while (now != seen or changed or is_again) and time.monotonic() < deadline:
                 since = _changed(early_told, now)
                 changed |= since
                 if early and since and all(look.is_whole(path, told) for path in since if path in now):
                     early_told = now
-                    yield Change(files=tuple(sorted(changed)), is_settled=False, holds=told.is_calm)
+                    whole = _Told(now, changed, seen_now, told.is_calm, insists_at=math.inf)
+                    yield Change(files=tuple(sorted(changed)), is_settled=False, holds=whole.holds)
                 has_moved = await told.moved(within_s=QUIET_S)
                 before, now = now, await seen_now()
                 if now == before and not has_moved:
                     break
             changed |= _changed(early_told, now)
             seen = now
-            if changed:
+            if changed or is_again:
                 look.believe()
-                yield Change(files=tuple(sorted(changed)), is_told=now == early_told and told.is_calm())
+                is_told = now == early_told and told.is_calm()
+                settled = _Told(now, changed, seen_now, told.is_calm, insists_at=insists_at)
+                yield Change(files=tuple(sorted(changed)), is_told=is_told, holds=settled.holds)
     finally:
         told.close()
+
+
+@dataclass(slots=True)
+class _Told:
+    """What somebody was told, and whether it was overtaken before it had been read."""
+
+    digests: dict[str, bytes]
+    changed: set[str]
+    look: Callable[[], Awaitable[dict[str, bytes]]]
+    is_calm: Callable[[], bool]
+    insists_at: float
+    is_overtaken: bool = False
+
+    async def holds(self) -> bool:
+        self.is_overtaken = not (
+            self.is_calm() or await self.look() == self.digests or time.monotonic() > self.insists_at
+        )
+        return not self.is_overtaken
 
 
 def _changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:

@@ -280,9 +280,67 @@ async def test_what_moves_after_it_was_told_early_does_not_hold(folder: Path) ->
         await asyncio.sleep(0)
         write_in_place(folder)
         change = await told
-        assert change.holds()
+        assert await change.holds()
         with (folder / "a.yaml").open("w"):
-            assert not change.holds()
+            assert not await change.holds()
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["with events", "by polling"])
+async def test_an_edit_overtaken_while_it_was_read_is_told_again_even_if_the_other_is_taken_back(
+    folder: Path, events: bool
+) -> None:
+    before = (folder / "a.yaml").read_text()
+    async with watching(folder, poll_s=POLL_S if events else 0.05, events=events) as following:
+        told = following()
+        await asyncio.sleep(0)
+        (folder / "b.yaml").write_text("services: {}\n")
+        change = await told
+        assert await change.holds()
+        write_in_place(folder)
+        assert not await change.holds()
+        (folder / "a.yaml").write_text(before)
+        again = await following()
+        assert again.files == change.files
+        assert await again.holds()
+
+
+async def test_what_moves_beside_the_manifests_overtakes_nothing(folder: Path) -> None:
+    async with watching(folder) as following:
+        told = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        change = await told
+        (folder / "notes.txt").write_text("seen\n")
+        (folder / ".b.yaml.draft").write_text("routes: []\n")
+        assert await change.holds()
+
+
+async def test_an_empty_folder_that_fills_while_it_is_read_first_is_told_again(tmp_path: Path) -> None:
+    changes = watch(tmp_path, poll_s=POLL_S)
+    first = await anext(changes)
+    (tmp_path / "a.yaml").write_text("routes: []\n")
+    assert not await first.holds()
+    (tmp_path / "a.yaml").unlink()
+    again = await asyncio.wait_for(anext(changes), PATIENCE_S)
+    assert again.files == ()
+    assert await again.holds()
+    await changes.aclose()
+
+
+async def test_where_every_reading_is_overtaken_one_counts_in_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controlplane.manifests.watch.INSISTS_S", 0.3)
+    async with watching(folder) as following:
+        for number in range(100):
+            told = following()
+            await asyncio.sleep(0)
+            (folder / "b.yaml").write_text(f"services: {{}} # {number}\n")
+            change = await told
+            (folder / "b.yaml").write_text(f"services: {{}} # {number}, and on\n")
+            if await change.holds():
+                break
+        assert 0 < number < 99
 
 
 async def test_a_file_unlinked_and_written_anew_is_not_believed_before_it_is_closed(folder: Path) -> None:

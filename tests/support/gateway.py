@@ -102,11 +102,15 @@ class Gateway:
     # The steps of `apply`, for tests that need them apart
 
     def write(self, *manifests: Manifest) -> None:
-        """Put these manifests in the folder, each in a file of its own, and take away what else is there."""
+        """Put these manifests in the folder, each in a file of its own, and take away what else is there.
+
+        The listeners are never missing meanwhile: the file that has them comes first. At worst they are there twice,
+        which is a problem, and nothing is served of it.
+        """
         complete = self._complete(list(manifests))
         self.manifests.mkdir(exist_ok=True)
         names = [f"{number:02}.yaml" for number in range(len(complete))]
-        for name, manifest in zip(names, complete, strict=True):
+        for name, manifest in sorted(zip(names, complete, strict=True), key=lambda one: "gateway" not in one[1]):
             text = manifest if isinstance(manifest, str) else _yaml(manifest)
             _replace(self.manifests / name, text)
         for path in self.manifests.iterdir():
@@ -121,6 +125,10 @@ class Gateway:
                     return manifests
             elif "gateway" in manifest:
                 manifests[number] = {**manifest, "gateway": {**own, **manifest["gateway"]}}
+                return manifests
+        for number, manifest in enumerate(manifests):
+            if not isinstance(manifest, str):
+                manifests[number] = {**manifest, "gateway": own}
                 return manifests
         return [*manifests, {"gateway": own}]
 
