@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from controlplane.additions import only_adds
+from controlplane.departures import EVERY_S, Departures
 from controlplane.ir.cluster import OutlierDetection
 from controlplane.ir.names import service_of
 from controlplane.manifests.load import Memory, Refused
@@ -30,7 +32,7 @@ from controlplane.observe.observer import Observer, as_json
 from controlplane.reconcile import Built, build
 from controlplane.rejected import Rejected
 from controlplane.resolve.resolve import Deployment
-from controlplane.snapshot.resource import EXTENSION
+from controlplane.snapshot.resource import EXTENSION, ROUTE
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.translate.policies.departing import with_departing
 from controlplane.translate.translate import translate
@@ -51,6 +53,8 @@ _PATIENCE_S = 10.0
 """Who asks for a canary waits so long for an Envoy to try it on; an edit that is seen waits until one is there."""
 EVERYBODY = "no"
 """The size of a canary that is none."""
+_AUTHORIZATION = (EXTENSION, EXTAUTHZ)
+"""The document of the authorization service."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,7 @@ class Process:
         self._files: tuple[Path, ...] = ()  # read besides the manifests: certificates, keys, included secrets
         self._lock = asyncio.Lock()
         self._troubled: tuple[str, ...] = ()
+        self._departures = Departures()
         observer.on_look = self._tighten
 
     async def run(self) -> None:
@@ -243,6 +248,9 @@ class Process:
             return ROLLED_BACK, self._rejected.problems
         wish = wish or Wish()
         size = "" if wish.canary == EVERYBODY else wish.canary or self._canary.size
+        self._say(long_ago=self._built is None)
+        if self._built is None:
+            self._depart(built)  # what is served is of an earlier life: routes of it may be in use
         snapshot = self._snapshot(built)
         try:
             outcome = await self.plane.set_snapshot(
@@ -253,6 +261,7 @@ class Process:
             )
         except Inconsistent as problem:
             return "refused", problem.problems
+        self._departures.say(snapshot.get(*_AUTHORIZATION), time.monotonic())
         self._candidates[snapshot.version] = built
         self._forget_candidates()
         match outcome:
@@ -306,16 +315,17 @@ class Process:
 
     def _shown(self, snapshot: Snapshot) -> Snapshot:
         """What the clients of a canary get: the services still know the policies of everybody else's routes."""
-        document, served = snapshot.get(EXTENSION, EXTAUTHZ), self.plane.snapshot
+        document, served = snapshot.get(*_AUTHORIZATION), self.plane.snapshot
         if document is None or served is None:
             return snapshot
-        both = with_departing(served.get(EXTENSION, EXTAUTHZ), document)
-        return snapshot if both is document else snapshot.replacing({(EXTENSION, EXTAUTHZ): both})
+        both = with_departing(served.get(*_AUTHORIZATION), document)
+        return snapshot if both is document else snapshot.replacing({_AUTHORIZATION: both})
 
     def _snapshot(self, built: Built) -> Snapshot:
-        if not self._troubled:
-            return built.snapshot
-        return Snapshot.of(translate(replace(built.gateway, troubled=self._troubled)))
+        snapshot = built.snapshot
+        if self._troubled:
+            snapshot = Snapshot.of(translate(replace(built.gateway, troubled=self._troubled)))
+        return self._departures.joined(snapshot, _AUTHORIZATION)
 
     async def _tighten(self) -> None:
         """Limits that name a service in trouble are tightened while it is, and loosened afterwards."""
@@ -328,13 +338,47 @@ class Process:
         async with self._lock:
             self._troubled = troubled
             _log.warning("limits follow their services", tightened_for=list(troubled))
-            on_trial, held = self._candidate(self.plane.trial), self._candidate(self.plane.held)
-            self.plane.adjust(
-                self._snapshot(self._served() or built),
-                on_trial=on_trial,
-                shown=self._shown(on_trial) if on_trial is not None else None,
-                held=held,
-            )
+            self._adjust(built)
+
+    async def watch_departures(self) -> None:
+        """Keeps the policies that clients' routes name, though the manifests do not say them any more, as long as
+        routes name them. Never returns.
+        """
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.look_for_departures()
+
+    async def look_for_departures(self) -> None:
+        """One look."""
+        async with self._lock:
+            self._say()
+            built = self._served()
+            if built is not None and self._depart(built):
+                self._adjust(built)
+
+    def _depart(self, built: Built) -> bool:
+        """Whether other policies are kept than before, beside those of these manifests."""
+        said = built.snapshot.get(*_AUTHORIZATION)
+        in_use = partial(self.plane.in_use, ROUTE)
+        return said is not None and self._departures.look(said, in_use, time.monotonic())
+
+    def _say(self, *, long_ago: bool = False) -> None:
+        """What the authorization service has been told until now."""
+        now = -math.inf if long_ago else time.monotonic()
+        trial = self.plane.trial
+        for snapshot in (self.plane.snapshot, trial.shown if trial is not None else None):
+            if snapshot is not None:
+                self._departures.say(snapshot.get(*_AUTHORIZATION), now)
+
+    def _adjust(self, built: Built) -> None:
+        """Serves the same manifests in another way: what is on trial and what is held with them."""
+        on_trial, held = self._candidate(self.plane.trial), self._candidate(self.plane.held)
+        self.plane.adjust(
+            self._snapshot(self._served() or built),
+            on_trial=on_trial,
+            shown=self._shown(on_trial) if on_trial is not None else None,
+            held=held,
+        )
 
     def _candidate(self, awaited: Trial | HeldChange | None) -> Snapshot | None:
         """What is on trial or held, with limits as they are now."""

@@ -147,7 +147,8 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         allow_insecure=settings.allow_insecure,
     )
     await admin.start(settings.admin)
-    async with background(process.run(), observer.run(), fleet.run(), keeper.run(), plane.watch_clients()):
+    always = (process.run(), process.watch_departures(), observer.run(), fleet.run(), keeper.run())
+    async with background(*always, plane.watch_clients()):
         # Clients are let in when the manifests have been read once. Until then they keep what they have; what was kept
         # on disk could be of an older version of ours, and is for the case that the manifests cannot be used.
         await process.has_read.wait()

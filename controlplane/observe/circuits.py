@@ -75,7 +75,7 @@ class _Memory:
     state: State = State.CLOSED
     since: float = 0.0
     ejected_at: dict[str, float] = field(default_factory=dict)
-    successes_when_back: dict[str, int] = field(default_factory=dict)
+    successes_when_out: dict[str, int] = field(default_factory=dict)
 
 
 class Circuits:
@@ -110,9 +110,9 @@ def _next(memory: _Memory, endpoints: tuple[EndpointSeen, ...], now: float) -> S
     for endpoint in endpoints:
         if endpoint.is_ejected:
             memory.ejected_at.setdefault(endpoint.address, now)
-            memory.successes_when_back.pop(endpoint.address, None)
-        elif memory.ejected_at.pop(endpoint.address, None) is not None:
-            memory.successes_when_back[endpoint.address] = endpoint.successes
+            memory.successes_when_out[endpoint.address] = endpoint.successes
+        else:
+            memory.ejected_at.pop(endpoint.address, None)
     present = {endpoint.address: endpoint for endpoint in endpoints}
     memory.ejected_at = {a: at for a, at in memory.ejected_at.items() if a in present}
     if endpoints and all(endpoint.is_ejected for endpoint in endpoints):
@@ -121,11 +121,11 @@ def _next(memory: _Memory, endpoints: tuple[EndpointSeen, ...], now: float) -> S
         return State.CLOSED
     # An endpoint that was never out, or whose counters began anew with its cluster, is as good as a proven one.
     proven = any(
-        endpoint.successes != memory.successes_when_back.get(endpoint.address)
+        endpoint.successes != memory.successes_when_out.get(endpoint.address)
         for endpoint in endpoints
         if not endpoint.is_ejected
     )
     if proven or not endpoints:
-        memory.successes_when_back.clear()
+        memory.successes_when_out.clear()
         return State.CLOSED
     return State.HALF_OPEN

@@ -17,6 +17,7 @@ import structlog
 
 from controlplane.snapshot.consistency import check
 from controlplane.snapshot.history import History
+from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import EMPTY, Snapshot
 from controlplane.xds import metrics, report
 from controlplane.xds.canary import Trial, choose
@@ -425,6 +426,17 @@ class ControlPlane:
         await self._news.wait()
 
     # What can be said about it
+
+    def in_use(self, type_url: str) -> Iterator[bytes]:
+        """The encoded resources of the type that some client may be using, and what is served in place of others."""
+        channels = (session.stream.channels.get(type_url) for session in self.sessions)
+        forms = (form for channel in channels if channel is not None for form in channel.held())
+        for form in {id(form): form for form in forms}.values():
+            if isinstance(form, Resource):
+                yield form.body
+        for held in self.quarantine.all():
+            if held.type_url == type_url:
+                yield held.replacement
 
     @property
     def held(self) -> HeldChange | None:

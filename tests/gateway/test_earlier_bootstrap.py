@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.support import client
+from tests.support.client import Address
 from tests.support.gateway import Gateway, causeway
 from tests.support.origin import Origin
+from tests.support.tokens import AUDIENCE, ISSUER, SECRET, bearer, token
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.gateway
@@ -72,3 +75,55 @@ async def test_a_refused_match_takes_no_other_route_with_it(gateway: Gateway, or
     await gateway.start()
     await gateway.envoy.ready()
     await check()
+
+
+async def test_a_route_kept_back_keeps_the_policy_that_it_names(gateway: Gateway, origin: Origin) -> None:
+    """Envoy goes on with the route as it was, and so does who is let in; over restarts of every process too."""
+    start_from_an_earlier_file(gateway)
+    issuer = {"issuer": ISSUER, "audiences": [AUDIENCE], "secret": SECRET}
+
+    def edited(role: str, **route: Any) -> dict[str, Any]:
+        return {
+            "identity": {"issuers": {"idp": issuer}},
+            "services": {"a": {"endpoints": [origin.address]}},
+            "routes": [{"path": "/old/**", "service": "a", "auth": {"roles": [role]}, **route}],
+        }
+
+    async def statuses() -> list[int]:
+        asked = [await gateway.request("GET", "/old/x", headers=bearer(token(roles=[role]))) for role in "ab"]
+        return [one.status for one in asked]
+
+    async def policies() -> set[str]:
+        admin = Address(path=f"{gateway.folder}/extauthz-admin.sock")
+        return set((await client.request(admin, "GET", "/status", host="localhost")).json()["policies"])
+
+    async def check() -> None:
+        assert await statuses() == [200, 403]
+
+    await gateway.apply(edited("a"))
+    await check()
+    before = await policies()
+    gateway.write(edited("b", rewrite={"regex": {"match": HASH, "replace": "hash"}}))
+
+    async def both_are_known() -> bool:
+        return len(await policies() | before) == 2 and await policies() > before
+
+    await until("both policies in the document", both_are_known, within_s=30)
+    await check()
+    gateway.services["extauthz"].stop()
+    gateway.services["extauthz"].start()
+    await gateway.connected()
+    await check()
+    gateway.stop()
+    await gateway.start()
+    await gateway.connected()
+    await gateway.envoy.ready()
+    await until("both policies in the document at once", both_are_known, within_s=5)
+    await check()
+
+    gateway.write(edited("b"))
+
+    async def only_the_new_one() -> bool:
+        return len(await policies()) == 1 and await statuses() == [403, 200]
+
+    await until("the old policy forgotten", only_the_new_one, within_s=30)

@@ -67,6 +67,21 @@ def test_an_endpoint_that_was_never_out_closes_it() -> None:
     assert run((0, (seen(ejected=True),)), (1, (moved,)))[1] == (State.CLOSED, None)
 
 
+def test_a_success_before_it_was_seen_back_closes_it() -> None:
+    """Requests come at any time, looks once a second."""
+    states = run((0, (seen(ejected=True, successes=5),)), (30, (seen(ejected=False, successes=6),)))
+    assert states[1:] == [(State.CLOSED, None)]
+
+
+def test_a_success_that_was_on_its_way_when_it_was_taken_out_proves_nothing() -> None:
+    states = run(
+        (0, (seen(ejected=True, successes=5),)),
+        (1, (seen(ejected=True, successes=6),)),
+        (30, (seen(ejected=False, successes=6),)),
+    )
+    assert states[2:] == [(State.HALF_OPEN, None)]
+
+
 def test_counters_that_began_anew_close_it() -> None:
     """An edit made a new cluster, whose circuit is closed and whose counters are zero."""
     states = run(

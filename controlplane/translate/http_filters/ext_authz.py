@@ -23,6 +23,7 @@ from controlplane.ir.gateway import Gateway
 from controlplane.ir.identity import Identity
 from controlplane.ir.names import EXTAUTHZ_CLUSTER
 from controlplane.ir.route import Route
+from controlplane.snapshot.resource import field
 from controlplane.translate.encode import packed
 from controlplane.translate.http_filters.base import HttpFilter
 from controlplane.translate.http_filters.policy_call import policy_call
@@ -58,6 +59,15 @@ def _filter(gateway: str, identity: Identity, *, is_open: bool) -> AnyMessage:
             stat_prefix="open" if is_open else "closed",
         )
     )
+
+
+_NAMES_POLICY = re.compile(re.escape(field(1, CONTEXT_POLICY_KEY.encode())) + rb"\x12(.)", re.DOTALL)
+
+
+def policies_named(routes: bytes) -> frozenset[str]:
+    """The policies that encoded routes name: entries of `context_extensions`, whose values are under 128 bytes."""
+    names = ((found.end(), found[1][0]) for found in _NAMES_POLICY.finditer(routes))
+    return frozenset(routes[at : at + length].decode() for at, length in names)
 
 
 @lru_cache(4096)

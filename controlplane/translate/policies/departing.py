@@ -6,6 +6,8 @@ of both. What is said once for all, issuers and keys, is as the new manifests sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from envoy.config.core.v3 import extension_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.wrappers_pb2 import StringValue
@@ -13,17 +15,22 @@ from pydantic import ValidationError
 
 from controlplane.snapshot.resource import Resource
 from controlplane.translate.policies.documents import authorization_document
-from extauthz.policy import Policy
+from extauthz.policy import Policy, RoutePolicy
 
 
 def with_departing(before: Resource | None, after: Resource) -> Resource:
     """`after`, which knows the policies of `before` as well, as far as they still make sense."""
     if before is None or before.version == after.version:
         return after
-    old, new = _policy(before), _policy(after)
-    policies = {**old.policies, **new.policies}
+    return with_policies(after, policies_of(before))
+
+
+def with_policies(document: Resource, more: Mapping[str, RoutePolicy]) -> Resource:
+    """The document, which knows these policies as well, as far as they still make sense. Its own win."""
+    new = _policy(document)
+    policies = {**more, **new.policies}
     if policies == new.policies:
-        return after
+        return document
     try:
         both = Policy.model_validate({**dict(new), "policies": policies})
     except ValidationError:
@@ -34,6 +41,11 @@ def with_departing(before: Resource | None, after: Resource) -> Resource:
         }
         both = Policy.model_validate({**dict(new), "policies": policies})
     return authorization_document(both)
+
+
+def policies_of(document: Resource) -> Mapping[str, RoutePolicy]:
+    """The policies that a document knows, by name."""
+    return _policy(document).policies
 
 
 def _policy(document: Resource) -> Policy:
