@@ -13,7 +13,7 @@ up: $(RUN)
 	@$(BIN)/causeway up examples/quickstart
 
 test: $(DEV)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 check: $(DEV)
 	$(BIN)/ruff check .
