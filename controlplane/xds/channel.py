@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from controlplane.snapshot.resource import Resource
+from controlplane.snapshot.resource import VIRTUAL_HOST, Resource
 from controlplane.xds.protocol import LEGACY_WILDCARD, Verdict
 from controlplane.xds.subscription import Subscription
 from controlplane.xds.trial import PartTrial, Suspects
@@ -91,7 +91,10 @@ class Channel:
     responses: int = 0
 
     def __post_init__(self) -> None:
-        self.subscription = Subscription(legacy_allowed=self.type_url in LEGACY_WILDCARD)
+        self.subscription = Subscription(
+            legacy_allowed=self.type_url in LEGACY_WILDCARD,
+            has_collections=self.type_url != VIRTUAL_HOST,  # their names end with what somebody sent as a Host
+        )
 
     def owe(self, names: Iterable[str]) -> None:
         names = tuple(names)

@@ -14,7 +14,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
-from controlplane.snapshot.resource import Resource, field
+from controlplane.snapshot.resource import VIRTUAL_HOST, Resource, field
 from controlplane.xds.protocol import (
     NAMES_PER_TYPE,
     DeltaRequest,
@@ -49,12 +49,18 @@ def sotw_request(body: bytes) -> SotwRequest:
     )
 
 
-def delta_request(body: bytes) -> DeltaRequest:
-    """Raises ProtocolError for what is not a DeltaDiscoveryRequest, or is too large to be meant."""
+def delta_request(body: bytes, type_url: str | None = None) -> DeltaRequest:
+    """Raises ProtocolError for what is not a DeltaDiscoveryRequest, or is too large to be meant.
+
+    `type_url` is what the service implies.
+    """
     try:
         message = discovery_pb2.DeltaDiscoveryRequest.FromString(body)
     except DecodeError as failure:
         raise ProtocolError(f"not a DeltaDiscoveryRequest: {failure}") from failure
+    if (message.type_url or type_url) == VIRTUAL_HOST:  # in the end they are what somebody sent as a Host
+        for names in (message.resource_names_subscribe, message.resource_names_unsubscribe):
+            names[:] = [name for name in names if len(name) <= NAME_CHARACTERS]
     _names(message.initial_resource_versions)
     return DeltaRequest(
         type_url=message.type_url,

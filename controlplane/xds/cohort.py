@@ -46,17 +46,13 @@ def refusals(plane: ControlPlane) -> tuple[str, ...]:
         return ()
     earlier = {held.key for held in plane.quarantine.about(served)}
     of_kinds = (
-        report.refusal(held.origins, held.client, held.part or held.name, held.text)
-        for held in plane.quarantine.about(trial.shown)
-        if held.key not in earlier
+        report.refusal(held, held.client) for held in plane.quarantine.about(trial.shown) if held.key not in earlier
     )
     of_clients = (
-        report.refusal(verdict.origins, session.stream.node.id, verdict.name, verdict.text)
-        for session in plane.sessions
-        if session.stream.node is not None and trial.includes(session.stream.node.id)
-        for channel in session.stream.channels.values()
-        for verdict in channel.pinned.values()
-        if (resource := trial.shown.get(verdict.type_url, verdict.name)) is not None
+        report.refusal(verdict, node.id)
+        for node, verdict in report.refused_alone(plane)
+        if trial.includes(node.id)
+        and (resource := trial.shown.get(verdict.type_url, verdict.name)) is not None
         and resource.version == verdict.version
         and served.get(verdict.type_url, verdict.name) is not resource
     )

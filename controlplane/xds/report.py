@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from controlplane.origin import Origin
 from controlplane.snapshot.resource import Resource
 from controlplane.xds.channel import Channel
 from controlplane.xds.protocol import Node
+from controlplane.xds.protocol import Verdict as Refused
 from controlplane.xds.status import ClientStatus, KeptBack, Status, TypeStatus, Verdict
 
 if TYPE_CHECKING:
@@ -153,6 +153,16 @@ def kept_back(held: Held, wall: float) -> KeptBack:
     )
 
 
-def refusal(origins: Iterable[Origin], client: str, name: str, text: str) -> str:
+def refused_alone(plane: ControlPlane) -> Iterator[tuple[Node, Refused]]:
+    """What connected clients refuse, each for itself."""
+    for session in plane.sessions:
+        for channel in session.stream.channels.values():
+            for verdict in channel.pinned.values():
+                yield session.stream.node or Node(), verdict
+
+
+def refusal(refused: Held | Refused, client: str) -> str:
     """What a client refuses, with its place, in one sentence."""
-    return f'{", ".join(map(str, origins)) or name}: {client} refuses "{name}": {text}'
+    name = refused.part or refused.name
+    where = ", ".join(map(str, refused.origins)) or name
+    return f'{where}: {client} refuses {short(refused.type_url)} "{name}": {refused.text}'

@@ -13,7 +13,7 @@ from typing import Protocol
 import grpc
 
 from controlplane.xds.codec import Encoder, delta_request, sotw_request
-from controlplane.xds.protocol import DeltaRequest, Node, ProtocolError, SotwRequest, Variant
+from controlplane.xds.protocol import Node, ProtocolError, Variant
 from controlplane.xds.stream import Stream
 from serving.server import Call
 
@@ -61,7 +61,7 @@ class Session:
         self._encoder = encoder
         self._clock = clock
         self._wake = asyncio.Event()
-        self._has_joined = False
+        self._joined_as: Node | None = None
         self._is_over = False
         self._refusal = ""
 
@@ -122,11 +122,9 @@ class Session:
             timer.cancel()
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
-        decode: Callable[[bytes], SotwRequest | DeltaRequest] = (
-            sotw_request if self.stream.variant is Variant.SOTW else delta_request
-        )
+        is_delta = self.stream.variant is Variant.DELTA
         async for body in requests:
-            request = decode(body)
+            request = delta_request(body, self.stream.type_url) if is_delta else sotw_request(body)
             now = self._clock()
             self.heard_at = now
             if request.error is not None:
@@ -134,7 +132,7 @@ class Session:
             self.stream.receive(request, now)
             if request.node and self.stream.node and self.stream.node_drifted and request.node != self.stream.node:
                 self.drifted_to = request.node
-            if not self._has_joined and self.stream.node is not None:
-                self._has_joined = True
+            if self.stream.node is not None and self.stream.node != self._joined_as:
+                self._joined_as = self.stream.node
                 self._owner.joined(self)
             self._wake.set()

@@ -42,7 +42,7 @@ from controlplane.xds.protocol import (
     Verdict,
 )
 from controlplane.xds.recall import Memory
-from controlplane.xds.subscription import WILDCARD, is_collection
+from controlplane.xds.subscription import WILDCARD
 from controlplane.xds.turn import next_turn
 
 PATIENCE_S = 1.0
@@ -208,7 +208,7 @@ class Stream:
         if node is None or node == Node():
             self.node = self.node or Node()  # who does not say who it is gets what everybody may have
             return
-        if self.node is None:
+        if self.node is None or self.node == Node():
             self.node = node
             self._sees_policies = self._is_service(node)
             wrappers = {SOTW_WRAPPER_FEATURE} if self.variant is Variant.SOTW else set()
@@ -420,7 +420,7 @@ class Stream:
     def _scope(self, channel: Channel) -> Iterator[str]:
         """Every name the client's subscription may mean."""
         subscription = channel.subscription
-        yield from (name for name in subscription.names if not is_collection(name))
+        yield from subscription.single()
         yield from channel.sent
         if (subscription.is_wildcard or subscription.folders) and self.target is not None:
             for name, resource in self.target.of_type(channel.type_url).items():

@@ -6,7 +6,7 @@ everything (listeners and clusters); once it named something, or "*", an empty l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from controlplane.xds.protocol import NAMES_PER_TYPE, ProtocolError
@@ -17,6 +17,8 @@ WILDCARD = "*"
 @dataclass(slots=True)
 class Subscription:
     legacy_allowed: bool
+    has_collections: bool = True
+    """`folder/*` means everything in the folder. Else it is a name like any other."""
     names: set[str] = field(default_factory=set)
     folders: frozenset[str] = frozenset()
     """Of collections, with the slash: `folder/`."""
@@ -38,7 +40,7 @@ class Subscription:
         wanted = listed - {WILDCARD, ""}
         added, self.names = wanted - self.names, wanted
         self._note_folders()
-        return {name for name in added if not is_collection(name)}
+        return {name for name in added if not self._is_collection(name)}
 
     def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str], *, is_first: bool) -> set[str]:
         """Incremental: what is added and taken back. Returns the names that must be answered, known or not.
@@ -60,11 +62,14 @@ class Subscription:
         if len(self.names) > NAMES_PER_TYPE:
             raise ProtocolError(f"more than {NAMES_PER_TYPE} names of one type on one stream")
         self._note_folders()
-        return {name for name in named | still_meant if not is_collection(name)}
+        return {name for name in named | still_meant if not self._is_collection(name)}
+
+    def single(self) -> Iterator[str]:
+        """The names that mean one resource each."""
+        return (name for name in self.names if not self._is_collection(name))
 
     def _note_folders(self) -> None:
-        self.folders = frozenset(name[:-1] for name in self.names if is_collection(name))
+        self.folders = frozenset(name[:-1] for name in self.names if self._is_collection(name))
 
-
-def is_collection(name: str) -> bool:
-    return len(name) > 2 and name.endswith("/*")
+    def _is_collection(self, name: str) -> bool:
+        return self.has_collections and len(name) > 2 and name.endswith("/*")

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from controlplane.xds.controlplane import SERVICE_AGENT, ControlPlane
-from controlplane.xds.report import short
+from controlplane.xds.report import refusal, refused_alone
 from controlplane.xds.status import ClientStatus, Verdict
 
 _MISSED = ("envoy", SERVICE_AGENT)
@@ -68,20 +68,13 @@ def _late(client: ClientStatus, timeout_s: float) -> str:
 
 def _refusals(plane: ControlPlane) -> tuple[str, ...]:
     connected = {session.stream.node.kind for session in plane.sessions if session.stream.node is not None}
-    of_kinds = [
-        (one.origins, one.client, one.type, one.part or one.resource, one.text)
-        for one in plane.status().kept_back
-        if one.kind in connected
-    ]
-    of_clients = [
-        (tuple(map(str, verdict.origins)), session.stream.node.id, short(channel.type_url), verdict.name, verdict.text)
-        for session in plane.sessions
-        for channel in session.stream.channels.values()
-        for verdict in channel.pinned.values()
-        if session.stream.node is not None and plane.is_wanted(verdict)
-    ]
-    known = {(kind, name) for _, _, kind, name, _ in of_kinds}
-    return tuple(
-        f'{", ".join(origins) or name}: {client} refuses {kind} "{name}": {text}'
-        for origins, client, kind, name, text in (*of_kinds, *(one for one in of_clients if one[2:4] not in known))
+    of_kinds = [held for held in plane.quarantine.all() if held.kind in connected]
+    known = {(held.type_url, held.part or held.name) for held in of_kinds}
+    return (
+        *(refusal(held, held.client) for held in of_kinds),
+        *(
+            refusal(verdict, node.id)
+            for node, verdict in refused_alone(plane)
+            if plane.is_wanted(verdict) and (verdict.type_url, verdict.name) not in known
+        ),
     )

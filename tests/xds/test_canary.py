@@ -359,7 +359,7 @@ async def test_one_that_is_refused_is_taken_back_and_nobody_else_sees_it() -> No
         await clients["envoy-0"].answer(refused, error="no such thing")
         course = await asyncio.wait_for(rollout.over("2"), 5)
         assert course is not None
-        assert course.reason == 'A: envoy-0 refuses "A": no such thing'
+        assert course.reason == 'A: envoy-0 refuses Cluster "A": no such thing'
         assert await clients["envoy-1"].is_quiet()
         assert plane.revision == "1"
         assert plane.status().kept_back == (), "what was taken back is kept back from nobody"

@@ -38,6 +38,23 @@ async def test_a_client_that_gives_another_name_in_mid_stream_is_flagged() -> No
         assert plane.status().clients[0].id == "edge-1", "it is served as who it said it was"
 
 
+async def test_a_client_that_says_late_who_it_is_is_served_as_that() -> None:
+    plane = ControlPlane()
+    await plane.set_snapshot(state(CDS={"A": 1}))
+    late = base_pb2.Node(id="edge-1", cluster="gateway", user_agent_name="envoy")
+    async with serving(plane) as port, connected(port, Variant.DELTA_EACH, node=base_pb2.Node()) as client:
+        await client.ask("CDS", "A")
+        await client.hear()
+        await until("it is well", lambda: plane.status().clients[0].verdict is Verdict.SYNCED)
+        assert plane.status().clients[0].id == ""
+        await client._write(discovery_pb2.DeltaDiscoveryRequest(type_url=TYPES["CDS"], node=late))
+        await until("it is known", lambda: plane.status().clients[0].id == "edge-1")
+        assert plane.status().clients[0].drifted_to is None
+        await plane.set_snapshot(state(CDS={"A": 2}))
+        await client.hear()
+        await until("it is well again", lambda: plane.status().clients[0].verdict is Verdict.SYNCED)
+
+
 async def test_a_client_that_does_not_answer_is_silent_and_one_that_does_is_well() -> None:
     plane = ControlPlane(Policy(silent_after_s=0.1))
     await plane.set_snapshot(state(CDS={"A": 1}))

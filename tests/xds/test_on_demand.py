@@ -12,11 +12,14 @@ from controlplane.snapshot import resource as types
 from controlplane.snapshot.resource import Resource
 from controlplane.snapshot.snapshot import Snapshot
 from controlplane.xds import ondemand
-from controlplane.xds.codec import Encoder
+from controlplane.xds.codec import NAME_CHARACTERS, Encoder
+from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.protocol import Response
 from tests.xds import made_types
 from tests.xds.playbook import Play, line, state
 from tests.xds.rows import Variant, row
+from tests.xds.served import serving
+from tests.xds.wire_client import connected
 
 ON_DEMAND = (Variant.DELTA_EACH, Variant.DELTA_ADS)
 
@@ -241,3 +244,15 @@ def test_many_hosts_are_found_quickly() -> None:
     began = time.process_time()
     assert all(ondemand.find(snapshot, f"rc/www.h{number}.test") for number in range(2_000))
     assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize("variant", ON_DEMAND)
+async def test_whatever_somebody_sends_as_a_host_ends_no_stream_and_asks_for_nothing_else(variant: Variant) -> None:
+    """Envoy asks for any Host that it does not know: `*` is one like the others, and one may be very long."""
+    plane = ControlPlane()
+    await plane.set_snapshot(state(VHDS={"rc/one.test": 1, "rc/two.test": 1}))
+    async with serving(plane) as port, connected(port, variant, "VHDS") as client:
+        await client.ask("VHDS", "rc/" + "x" * (NAME_CHARACTERS + 1), "rc/*", "rc/one.test")
+        told = {one.name: one.HasField("resource") for one in (await client.hear()).resources}
+        assert told == {"rc/*": False, "rc/one.test": True}
+        assert await client.is_quiet()
