@@ -39,11 +39,14 @@ class Departures:
         if not left and not self._kept:
             return False
         named = frozenset[str]().union(*map(policies_named, in_use()))
-        known = dict(self._kept)
-        for version in left:
-            known |= policies_of(self._said.pop(version)[0])
-        missing = named - policies_of(said).keys()
-        before, self._kept = self._kept, {name: one for name, one in known.items() if name in missing}
+        missing = named - policies_of(said).keys() if named else named
+        before, older = self._kept, [self._said.pop(version)[0] for version in left]
+        self._kept = {}
+        if missing:
+            known = dict(before)
+            for document in older:
+                known |= policies_of(document)
+            self._kept = {name: known[name] for name in missing & known.keys()}
         return before.keys() != self._kept.keys()
 
     def joined(self, snapshot: Snapshot, key: tuple[str, str]) -> Snapshot:

@@ -6,6 +6,7 @@ of both. What is said once for all, issuers and keys, is as the new manifests sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from envoy.config.core.v3 import extension_pb2
@@ -44,12 +45,18 @@ def with_policies(document: Resource, more: Mapping[str, RoutePolicy]) -> Resour
 
 
 def policies_of(document: Resource) -> Mapping[str, RoutePolicy]:
-    """The policies that a document knows, by name."""
-    return _policy(document).policies
+    """The policies that a document knows, by name. What else it says, keys by the thousand, is not looked at."""
+    policies = json.loads(_text(document))["policies"]
+    return {name: RoutePolicy.model_validate_json(json.dumps(one)) for name, one in policies.items()}
 
 
 def _policy(document: Resource) -> Policy:
+    return Policy.parse(_text(document))
+
+
+def _text(document: Resource) -> str:
     config = extension_pb2.TypedExtensionConfig.FromString(document.body).typed_config
     text = StringValue()
     AnyMessage.FromString(config.SerializeToString()).Unpack(text)
-    return Policy.parse(text.value)
+    value: str = text.value
+    return value
