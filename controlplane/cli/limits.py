@@ -38,7 +38,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What is configured and who is refused most. With --key, what is left of that caller's limits."""
-    if context.invoked_subcommand is not None:
+    if (verb := context.invoked_subcommand) is not None:
+        _refuse_options(context, verb)
         return
     if key or limit:
         query = urlencode({**({"limit": limit} if limit else {}), **_pairs(key)})
@@ -59,6 +60,14 @@ def unblock(limit: Annotated[str, typer.Argument(help="The limit.")], key: Keys 
         typer.echo(f"error: {answer.get('error', 'no such counter: nothing was consumed, nothing blocked')}", err=True)
         raise typer.Exit(_REFUSED)
     typer.echo(f"cleared: {limit}")
+
+
+def _refuse_options(context: typer.Context, verb: str) -> None:
+    """What stands before a verb would not be heeded: another service would be asked, another caller meant."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name) if option.name else None
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"goes behind {verb}", param_hint=option.opts[0])
 
 
 def _ask(admin: str, method: str, path: str, wish: Mapping[str, object] | None = None) -> dict[str, object]:

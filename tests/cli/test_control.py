@@ -19,6 +19,8 @@ from serving.address import UnixAddress
         pytest.param(("apply", "--admin", "nowhere"), "--admin", id="an address of apply"),
         pytest.param(("status", "--admin", "nowhere"), "--admin", id="an address of status"),
         pytest.param(("limits", "blocked", "--admin", "nowhere"), "--admin", id="an address of limits"),
+        pytest.param(("limits", "--admin", "unix:/a", "blocked"), "goes behind blocked", id="an address too early"),
+        pytest.param(("limits", "--key", "user=ann", "unblock", "a"), "goes behind unblock", id="a key too early"),
         pytest.param(("apply", "--canary", "some"), "expected a number of Envoys", id="a size"),
         pytest.param(("apply", "--canary", "101%"), "at most 100%", id="more than all"),
         pytest.param(("apply", "--watch", "long"), "expected a duration", id="a duration"),
