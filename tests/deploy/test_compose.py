@@ -56,6 +56,12 @@ def test_envoy_is_started_beside_a_control_plane_that_works_whatever_the_service
     assert "/health/ready" in probes["ratelimit"]
 
 
+def test_what_is_built_here_is_not_asked_of_a_registry() -> None:
+    for name, service in SERVICES.items():
+        if "causeway" in str(service["image"]):
+            assert service["pull_policy"] == "${CAUSEWAY_PULL:-never}", name
+
+
 @pytest.mark.parametrize("file", ["Dockerfile.python", "Dockerfile.envoy"])
 def test_an_image_is_made_of_hashed_locks_and_runs_without_rights(file: str) -> None:
     text = (ROOT / "deploy" / file).read_text()
@@ -100,9 +106,10 @@ class Deployed:
     words: tuple[str, ...]
     environ: dict[str, str]
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(request, timeout=5) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as failure:
             return failure.code, failure.read().decode()
@@ -171,3 +178,18 @@ def test_a_limit_is_counted_in_redis(deployed: Deployed) -> None:
 def test_the_containers_run_without_root(deployed: Deployed) -> None:
     for service in ("gateway", "control-plane", "extauthz", "ratelimit", "redis", "hello"):
         assert deployed.run("exec", "-T", service, "id", "-u").strip() == "10001", service
+
+
+@pytest.mark.docker
+def test_the_verbs_work_in_their_containers_without_a_folder_or_an_address(deployed: Deployed) -> None:
+    deployed.until("/hello", 200)
+
+    def causeway(service: str, *words: str) -> str:
+        return deployed.run("exec", "-T", service, "causeway", *words).strip()
+
+    token = causeway("control-plane", "token", "--sub", "alice")
+    status, body = deployed.get("/orders", authorization=f"Bearer {token}")
+    assert (status, json.loads(body)["user"]) == (200, "alice")
+    assert "orders.yaml" in causeway("control-plane", "routes")
+    assert "redis" in causeway("ratelimit", "limits")
+    causeway("extauthz", "revoke", "--jti", "nobody's")
