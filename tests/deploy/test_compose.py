@@ -11,6 +11,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,18 +86,23 @@ def missing() -> str | None:
     """What is not there that the engine's test needs."""
     if not shutil.which("docker"):
         return "no docker command"
-    if subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode:
+    if not _docker("info", within_s=20):
         return "no Docker engine answers"
     if compose() is None:
         return "no docker compose"
     for variable, usual in IMAGES.items():
         image = os.environ.get(variable, usual)
-        is_there = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False)
-        if is_there.returncode == 0:
-            continue
-        if subprocess.run(["docker", "pull", "-q", image], capture_output=True, timeout=120, check=False).returncode:
+        if not _docker("image", "inspect", image, within_s=20) and not _docker("pull", "-q", image, within_s=120):
             return f"{image} cannot be pulled; set {variable}"
     return None
+
+
+def _docker(*arguments: str, within_s: float) -> bool:
+    """Whether it works, in time."""
+    with suppress(subprocess.TimeoutExpired):
+        run = subprocess.run(["docker", *arguments], capture_output=True, timeout=within_s, check=False)
+        return run.returncode == 0
+    return False
 
 
 @dataclass(frozen=True)
