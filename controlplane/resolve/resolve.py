@@ -203,12 +203,10 @@ def _listener(
         except OSError as problem:
             findings.add((*path, "tls"), str(problem), code="file")
         else:
-            certificates.report(
-                (*path, "tls"),
-                findings,
-                certificate=certificates.Named(listener.tls.certificate, certificate.certificate_pem),
-                key=certificates.Named(listener.tls.key, certificate.key_pem),
-            )
+            chain = certificates.Named(listener.tls.certificate, certificate.certificate_pem)
+            key = certificates.Named(listener.tls.key, certificate.key_pem)
+            certificates.report((*path, "tls"), findings, certificate=chain, key=key)
+            certificates.report_nameless((*path, "tls"), findings, chain)
     return ir.Listener(
         name=names.listener(listener.address, listener.port),
         address=listener.address,
