@@ -203,6 +203,8 @@ SCALARS = [
     Mistake("minutes by min", _service("timeout: ⟦5min"), "ms, s, m, h or d", 'write "5m"'),
     Mistake("one end of a range", _service("retry: {backoff: ⟦1s}"), "a range of durations", '"1s..1s"'),
     Mistake("a range that runs backwards", _service("retry: {backoff: ⟦2s..1s}"), "backwards", '"1s..2s"'),
+    Mistake("names looked up all the time", _service("dns: {refresh: ⟦1ms}"), "looked up every 1ms", "at least 2ms"),
+    Mistake("a limit on bodies of nothing", _service("body_limit: ⟦0B"), "cannot be held", '"none"'),
     Mistake(
         "a size without a unit", _gateway("defaults: {body_limit: ⟦1000}"), "a size needs a unit, found 1000", "1000B"
     ),
@@ -259,6 +261,12 @@ TEXTS = [
         "at the beginning",
         '"*.example.com"',
     ),
+    Mistake(
+        "a host with an interface",
+        _route("path: /a, service: orders, hosts: [⟦'[fe80::1%eth0]']"),
+        "names no interface",
+        'write "[fe80::1]"',
+    ),
     Mistake("a host that is none", _route("path: /a, service: orders, hosts: [⟦a b]"), "not a host name"),
     Mistake(
         "a host in letters of another script",
@@ -281,6 +289,23 @@ TEXTS = [
         "services: {a: {endpoints: [⟦'grpc://a:1']}}\n",
         'no scheme "grpc"',
         "protocol",
+    ),
+    Mistake(
+        "a socket's path that is too long in bytes",
+        f"services: {{a: {{endpoints: [⟦'unix:/{'é' * 54}']}}}}\n",
+        "at most 107 bytes, found 109",
+        "not ASCII",
+    ),
+    Mistake(
+        "a socket's path with a zero in it",
+        'services: {a: {endpoints: [⟦"unix:/a\\0b"]}}\n',
+        "not an absolute socket path",
+    ),
+    Mistake(
+        "a link-local endpoint",
+        "services: {a: {endpoints: [⟦'[fe80::1]:80']}}\n",
+        "every interface may have it",
+        '"fe80::1%eth0"',
     ),
     Mistake("an endpoint with a port too high", "services: {a: {endpoints: [⟦'a:70000']}}\n", "from 1 to 65535"),
     Mistake("a service's name with a space", 'services: {⟦"a b": {endpoints: ["a:1"]}}\n', "is not a name", '"a-b"'),
@@ -335,12 +360,33 @@ TEXTS = [
         ).replace("- {", "- ⟦{"),
         "uses 10 parts of the path",
     ),
+    *(
+        Mistake(f"a rewrite {how}", _route(f"path: /a, service: orders, rewrite: {rewrite}"), what, "write")
+        for how, rewrite, what in (
+            ("to a line break", r'{regex: {match: a, replace: ⟦"a\nb"}}', "that a path cannot have"),
+            ("to a space", '{regex: {match: a, replace: ⟦"a b"}}', "that a path cannot have"),
+            ("to a zero", r'{path: ⟦"/a\0b"}', "is not a path"),
+            ("to a control character", r'{path: ⟦"/a\x7f"}', "is not a path"),
+        )
+    ),
     Mistake("a port too high", _gateway("listeners: [⟦70000]"), "from 1 to 65535"),
     Mistake(
         "a name for an interface",
         _gateway("listeners: [{port: 80, address: ⟦localhost}]"),
         "not an IP address",
         '"0.0.0.0"',
+    ),
+    *(
+        Mistake(
+            f"an interface that is {what}", _gateway(f"listeners: [{{port: 80, address: ⟦'{address}'}}]"), message, hint
+        )
+        for what, address, message, hint in (
+            ("not named", "fe80::1", "is link-local", '"fe80::1%eth0"'),
+            ("named for an address that is everywhere", "fd00::1%eth0", "only a link-local address", 'write "fd00::1"'),
+            ("none", "fe80::1%a b", '"a b" is not the name of an interface', "eth0"),
+            ("of the other family", "::ffff:10.0.0.1", "is an IPv4 address", 'write "10.0.0.1"'),
+            ("a group's", "ff02::1", "it is a group's", ""),
+        )
     ),
 ]
 
@@ -368,6 +414,12 @@ CHOICES = [
         "a health check that overlaps",
         _service("⟦health_check: {path: /h, interval: 1s, timeout: 2s}"),
         "overlap itself",
+    ),
+    Mistake(
+        "a gRPC health check of HTTP/1",
+        "services:\n  ⟦a: {endpoints: ['a:1'], health_check: {grpc: ''}}\n",
+        "needs HTTP/2",
+        "`protocol: grpc`",
     ),
     Mistake("half a certificate", _service("⟦tls: {certificate: a.pem}"), "go together"),
     Mistake("tls and http", "services:\n  ⟦a: {endpoints: ['http://a:1'], tls: {}}\n", "contradict"),
@@ -398,6 +450,9 @@ CHOICES = [
     ),
     Mistake("a host that is set", _route("path: /a, service: orders, ⟦request_headers: {set: {Host: b}}"), '"host"'),
     Mistake("a response with a host", _gateway("⟦response_headers: {remove: [host]}"), '"host"', "a response has none"),
+    Mistake(
+        "an answer with a host", _route("path: /a, ⟦respond: {headers: {Host: b}}"), 'no header "host"', "leave it out"
+    ),
     Mistake("too long a silence", _service("⟦connections: {keep_alive: 10h}"), "no system waits 10h", "at most 9h"),
     Mistake("a redirect to itself", _route("path: /a, ⟦redirect: {code: 301}"), "somewhere else"),
     Mistake(

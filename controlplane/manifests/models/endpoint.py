@@ -8,7 +8,10 @@ from typing import Literal, Self
 
 from controlplane.manifests.models.base import refuse
 from controlplane.manifests.models.scalars import Written, shown
-from controlplane.manifests.models.text import host_name
+from controlplane.manifests.models.text import endpoint_host
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes: what Linux has room for in an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Endpoint(Written):
     port: int
     unix: str = ""
 
-    pattern = r"^(unix:/\S+|(https?://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?/?)$"
+    pattern = r"^(unix:/\S+|(https?://)?(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[A-Za-z0-9._-]+)(:\d{1,5})?/?)$"
     examples = ("orders:3000", "http://orders:3000")
     what = "an endpoint"
 
@@ -31,8 +34,15 @@ class Endpoint(Written):
     def parse(cls, text: str) -> Self:
         if text.startswith("unix:"):
             path = text.removeprefix("unix:").removeprefix("//")
-            if not path.startswith("/") or len(path) > 107:
+            if not path.startswith("/") or "\0" in path:
                 raise refuse(f"{shown(text)} is not an absolute socket path", hint="unix:/run/x.sock", code="endpoint")
+            size = len(path.encode(errors="surrogatepass"))
+            if size > LONGEST_SOCKET_PATH:
+                raise refuse(
+                    f"a socket's path has at most {LONGEST_SOCKET_PATH} bytes, found {size}",
+                    hint="a character that is not ASCII is several" if size > len(path) else "",
+                    code="endpoint",
+                )
             return cls("", "", 0, path)
         scheme, rest = cls._scheme(text)
         found = re.fullmatch(r"(\[[^\]]*\]|[^:/\[\]]*)(?::([0-9]*))?(/.*)?", rest)
@@ -50,7 +60,7 @@ class Endpoint(Written):
         number = int(port) if port else {"http": 80, "https": 443, "": 0}[scheme]
         if not 1 <= number <= 65535:
             raise refuse(f"a port is from 1 to 65535, found {number}", code="endpoint")
-        return cls(scheme, host_name(host).strip("[]"), number)
+        return cls(scheme, endpoint_host(host), number)
 
     @staticmethod
     def _scheme(text: str) -> tuple[Literal["http", "https", ""], str]:

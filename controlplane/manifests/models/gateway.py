@@ -13,22 +13,29 @@ from controlplane.manifests.models.identity import AuthField
 from controlplane.manifests.models.route import HeaderChanges
 from controlplane.manifests.models.scalars import Duration, Size, SizeLimit, Timeout, shown
 from controlplane.manifests.models.service import CircuitBreaker, Count, Maintenance, Retry
-from controlplane.manifests.models.text import FilePath, Name, Port
+from controlplane.manifests.models.text import FilePath, Name, Port, check_interface
 
 
 def _address(text: object) -> str:
     try:
-        return str(ipaddress.ip_address(text if isinstance(text, str) else ""))
+        address = ipaddress.ip_address(text if isinstance(text, str) else "")
     except ValueError:
         raise refuse(
             f"{shown(text)} is not an IP address", hint='write "0.0.0.0" for every interface', code="address"
         ) from None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            raise refuse(f"{shown(text)} is an IPv4 address", hint=f'write "{address.ipv4_mapped}"', code="address")
+        if address.is_multicast:
+            raise refuse(f"no connection can be made to {shown(text)}: it is a group's", code="address")
+    check_interface(address)
+    return str(address)
 
 
 IpAddress = Annotated[
     str,
     BeforeValidator(_address),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9A-Fa-f.:]+$", "examples": ["0.0.0.0", "127.0.0.1"]}),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9A-Fa-f.:]+(%[\w.-]+)?$", "examples": ["0.0.0.0", "127.0.0.1"]}),
 ]
 
 
@@ -49,7 +56,7 @@ class Listener(Model):
     port: Port
     """The port."""
     address: IpAddress = "0.0.0.0"
-    """The interface: `0.0.0.0` for every one."""
+    """The interface: `0.0.0.0` for every one. A link-local address names its own: `fe80::1%eth0`."""
     tls: ListenerTls | None = None
     """TLS. Plain HTTP when left out."""
 

@@ -14,6 +14,7 @@ from controlplane.manifests.models.identity import AuthField
 from controlplane.manifests.models.scalars import Percent, SizeLimit, Timeout, shown
 from controlplane.manifests.models.service import Maintenance, Retry
 from controlplane.manifests.models.text import (
+    NOT_IN_A_PATH,
     HeaderName,
     HeaderValue,
     HostName,
@@ -103,7 +104,7 @@ def _template(text: object) -> str:
     if not isinstance(text, str) or not text.startswith("/"):
         raise refuse(f"a path starts with /, found {shown(text)}", hint=f'write "/{text}"', code="rewrite")
     bare = _TEMPLATE.sub("", text)
-    if re.search(r"[{}\s?#\\]", bare) or not text.isascii():
+    if re.search(r"[{}?#\\]", bare) or NOT_IN_A_PATH.search(bare):
         raise refuse(
             f"{shown(text)} is not a path with {{parameters}}",
             hint="write for example /items/{id}, or {**} for the rest of the path",
@@ -121,12 +122,20 @@ Template = Annotated[
 ]
 
 
+def _replacement(text: str) -> str:
+    if NOT_IN_A_PATH.search(text):
+        raise refuse(
+            f"{shown(text)} has a character that a path cannot have", hint="write it percent-encoded", code="rewrite"
+        )
+    return text
+
+
 class RegexRewrite(Model):
     """A regular expression over the path and what takes the place of what it finds."""
 
     match: Regex
     """What is looked for (RE2)."""
-    replace: Annotated[str, Field(max_length=1024)]
+    replace: Annotated[str, Field(max_length=1024), AfterValidator(_replacement)]
     """What takes its place; `\\1` is the first group."""
 
 
@@ -232,6 +241,12 @@ class Respond(Model):
     """What the body is. Left out: application/json where the body is JSON, else text/plain."""
     headers: Headers = Field(default={})
     """Headers of the answer."""
+
+    @model_validator(mode="after")
+    def _not_the_host(self) -> Self:
+        if "host" in self.headers:
+            raise refuse('a response has no header "host"', hint="leave it out", code="header")
+        return self
 
 
 class WeightedService(Model):

@@ -293,7 +293,14 @@ class SizeLimit(Size):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        return cls(-1) if text == "none" else super().parse(text)
+        if text == "none":
+            return cls(-1)
+        size = super().parse(text)
+        if size == 0:
+            raise refuse(
+                f'a limit of "{text}" cannot be held', hint='write "1B", or "none" for no limit', code="sizelimit"
+            )
+        return size
 
     @property
     def is_none(self) -> bool:

@@ -78,7 +78,7 @@ class HealthCheck(Model):
     path: RequestTarget | None = None
     """A GET of this path must be answered with one of `statuses`."""
     grpc: Annotated[str, Field(max_length=256)] | None = None
-    """The service to ask for by the gRPC health protocol; "" for the server as a whole."""
+    """The service to ask for by the gRPC health protocol, over HTTP/2; "" for the server as a whole."""
     tcp: bool = False
     """It is enough that a connection can be made."""
     host: HostName | None = None
@@ -235,6 +235,7 @@ class ServiceTls(Model):
 
 
 _LONGEST_KEEP_ALIVE_MS = 9 * 3_600_000  # Linux takes 32767 s for TCP_KEEPIDLE and TCP_KEEPINTVL
+_SHORTEST_REFRESH_MS = 2  # Envoy wants more than one
 
 
 class Connections(Model):
@@ -260,11 +261,17 @@ class Connections(Model):
         return self
 
 
+def _refresh(value: Duration) -> Duration:
+    if value.ms < _SHORTEST_REFRESH_MS:
+        raise refuse(f"names cannot be looked up every {value}", hint="at least 2ms", code="duration")
+    return value
+
+
 class Dns(Model):
     """How an endpoint's host name becomes addresses."""
 
-    refresh: Duration = Duration.parse("5s")
-    """How often names are looked up again."""
+    refresh: Annotated[Duration, AfterValidator(_refresh)] = Duration.parse("5s")
+    """How often names are looked up again; at least 2ms."""
     family: Literal["auto", "ipv4", "ipv6", "ipv4_preferred", "all"] = "ipv4_preferred"
     """Which addresses are used."""
 
@@ -335,6 +342,12 @@ class Service(Model):
                 "`protocol: auto` asks by ALPN and needs `tls`",
                 hint="write `tls: {}` or http1 or http2",
                 code="protocol",
+            )
+        if self.protocol == "http1" and self.health_check is not None and self.health_check.grpc is not None:
+            raise refuse(
+                "a gRPC health check needs HTTP/2, and this service speaks http1",
+                hint="write `protocol: grpc`, or check a `path`",
+                code="health-check",
             )
         return self
 

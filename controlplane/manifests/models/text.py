@@ -28,12 +28,16 @@ METHODS = (
     "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH", "PURGE", "QUERY",
 )  # fmt: skip
 
+NOT_IN_A_PATH = re.compile(r"[^!-~]")
+"""Spaces, control characters, and whatever is not ASCII."""
+
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()+,;=:@%]*")
 _ESCAPE = re.compile(r"%([0-7][0-9A-Fa-f])")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _CODE_POINT = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -169,7 +173,7 @@ def request_target(text: str) -> str:
     """A path, perhaps with a query: what is sent, not what is matched."""
     if not text.startswith("/"):
         raise refuse(f"a path starts with /, found {shown(text)}", hint=f'write "/{text}"', code="path")
-    if re.search(r"[\s#\x00-\x1f\x7f]", text) or not text.isascii():
+    if "#" in text or NOT_IN_A_PATH.search(text):
         raise refuse(
             f"{shown(text)} has a character that a path cannot have", hint="write it percent-encoded", code="path"
         )
@@ -184,10 +188,14 @@ RequestTarget = Annotated[
 def host_name(text: str) -> str:
     """A host name or address in lower case, without a port."""
     if text.startswith("[") and text.endswith("]"):
-        try:
-            return f"[{ipaddress.IPv6Address(text[1:-1]).compressed}]"
-        except ValueError:
-            raise refuse(f"{shown(text)} is not an IPv6 address", code="host") from None
+        found = _ipv6(text)
+        if found.scope_id is not None:
+            raise refuse(
+                f"a host names no interface, found {shown(text)}",
+                hint=f'write "{text.partition("%")[0]}]"',
+                code="host",
+            )
+        return f"[{found.compressed}]"
     if re.search(r":\d+$", text) and text.count(":") == 1:
         raise refuse(
             f"a host has no port here, found {shown(text)}", hint=f'write "{text.rpartition(":")[0]}"', code="host"
@@ -205,6 +213,41 @@ def host_name(text: str) -> str:
     if not text or len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise refuse(f"{shown(text)} is not a host name", hint="write for example api.example.com", code="host")
     return text.removesuffix(".").lower()
+
+
+def _ipv6(text: str) -> ipaddress.IPv6Address:
+    try:
+        return ipaddress.IPv6Address(text[1:-1])
+    except ValueError:
+        raise refuse(f"{shown(text)} is not an IPv6 address", code="host") from None
+
+
+def endpoint_host(text: str) -> str:
+    """A host to connect to, without brackets: an IPv6 address may name its interface."""
+    if text.startswith("[") and text.endswith("]"):
+        found = _ipv6(text)
+        check_interface(found)
+        return found.compressed
+    return host_name(text)
+
+
+def check_interface(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Raises unless `address` names an interface exactly where it needs one to be an address at all: `fe80::1%eth0`."""
+    zone = address.scope_id if isinstance(address, ipaddress.IPv6Address) else None
+    if zone is not None and not address.is_link_local:
+        raise refuse(
+            f"only a link-local address names an interface, found {shown(str(address))}",
+            hint=f'write "{str(address).partition("%")[0]}"',
+            code="address",
+        )
+    if zone is not None and not _INTERFACE.fullmatch(zone):
+        raise refuse(f"{shown(zone)} is not the name of an interface", hint="write for example eth0", code="address")
+    if zone is None and address.version == 6 and address.is_link_local:
+        raise refuse(
+            f"{shown(str(address))} is link-local: every interface may have it",
+            hint=f'name the interface: "{address}%eth0"',
+            code="address",
+        )
 
 
 def _punycode(text: str) -> str:
