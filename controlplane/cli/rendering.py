@@ -20,6 +20,7 @@ from controlplane.cli.up.envoy import find_envoy
 from controlplane.snapshot import resource as types
 from controlplane.snapshot.resource import Audience, Resource
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.xds.protocol import reason
 from extauthz.policy import RESOURCE_NAME as EXTAUTHZ
 from extauthz.policy import Policy
 from serving.secret import REDACTED
@@ -139,7 +140,7 @@ def envoy_says(snapshot: Snapshot) -> str | None:
     if run.returncode == 0:
         return None
     said = (run.stderr + run.stdout).replace(str(path), "the configuration").strip()
-    return _AROUND.sub("", said).strip() or f"Envoy ended with exit code {run.returncode}"
+    return reason(_AROUND.sub("", said)).strip() or f"Envoy ended with exit code {run.returncode}"
 
 
 def static_configuration(snapshot: Snapshot) -> Json:

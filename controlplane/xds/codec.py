@@ -23,6 +23,7 @@ from controlplane.xds.protocol import (
     Response,
     SotwRequest,
     Variant,
+    reason,
 )
 
 _NOT_FOUND = 5  # google.rpc.Code
@@ -181,7 +182,7 @@ def _error(message: discovery_pb2.DiscoveryRequest | discovery_pb2.DeltaDiscover
     if not message.HasField("error_detail"):
         return None
     text: str = message.error_detail.message
-    return text[:ERROR_CHARACTERS]
+    return reason(text)[:ERROR_CHARACTERS]
 
 
 def _node(message: discovery_pb2.DiscoveryRequest | discovery_pb2.DeltaDiscoveryRequest) -> Node | None:

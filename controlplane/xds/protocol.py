@@ -42,6 +42,8 @@ State of the world: a response of these types repeats what the client has. Envoy
 LEGACY_WILDCARD = frozenset({types.LISTENER, types.CLUSTER, types.RATE_LIMIT_CONFIG})
 """A client that never named a resource of these types asks for all of them."""
 
+_PRINTED, _AFTER_PRINTED = "goo.gle/debug", "\n: "
+
 NAMES_PER_TYPE = 100_000
 """On one stream, and so in one request: what a client was given it can say back when it connects anew."""
 
@@ -152,3 +154,13 @@ class Verdict:
         """A listener that is not to blame itself: its address is taken on the client's host, or Envoy judges it by a
         certificate that is a resource of its own."""
         return self.type_url == types.LISTENER and _NOT_THE_LISTENER_S.search(self.text) is not None
+
+
+def reason(text: str) -> str:
+    """What Envoy says without the messages that it prints with it: `goo.gle/debugonly`, their fields, and `: ` on a
+    line of its own, before what is wrong with them. They are long, and may hold secrets."""
+    kept, at = [], 0
+    while (start := text.find(_PRINTED, at)) >= 0 and (end := text.find(_AFTER_PRINTED, start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len(_AFTER_PRINTED)
+    return "".join((*kept, text[at:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from controlplane.reconcile import build as built
 from controlplane.resolve.resolve import Deployment
 from controlplane.snapshot.resource import CLUSTER, whole
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.translate.translate import translate
 
 pytestmark = pytest.mark.gateway
 
@@ -66,6 +68,17 @@ def test_envoy_is_asked_in_earnest(tmp_path: Path) -> None:
     assert verdict is not None
     assert "broken" in verdict
     assert "/tmp" not in verdict
+
+
+def test_what_envoy_says_is_the_reason_without_the_message(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("services: {a: {endpoints: ['a:1']}}\n")
+    result = built(tmp_path, {}, Deployment())
+    assert isinstance(result, Built)
+    clusters = tuple(replace(one, dns_refresh_ms=1) for one in result.gateway.clusters)
+    verdict = envoy_says(Snapshot.of(translate(replace(result.gateway, clusters=clusters))))
+    assert verdict is not None
+    assert "value must be greater than 1ms" in verdict
+    assert "nanos" not in verdict
 
 
 REFUSED = """\

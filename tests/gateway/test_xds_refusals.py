@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from envoy.config.route.v3.route_components_pb2 import Route
 
 from controlplane.origin import Origin as Place
+from controlplane.reconcile import Built, build
+from controlplane.resolve.resolve import Deployment
 from controlplane.snapshot.snapshot import Snapshot
+from controlplane.translate.translate import translate
 from controlplane.xds.controlplane import ControlPlane
 from controlplane.xds.keeping import Keeper
 from controlplane.xds.waiting import wait_until_live
@@ -228,3 +232,17 @@ async def test_a_restart_sends_nothing_again(
             await second.set_snapshot(snapshot, revision="same")
             assert second.status().source == "manifests"
             assert await status(port, "/") == 200
+
+
+async def test_a_refusal_is_told_without_the_message_that_is_refused(tmp_path: Path, run_folder: Path) -> None:
+    (tmp_path / "a.yaml").write_text("services: {a: {endpoints: ['a:1']}}\n")
+    built = build(tmp_path, {}, Deployment())
+    assert isinstance(built, Built)
+    clusters = tuple(replace(one, dns_refresh_ms=1) for one in built.gateway.clusters)
+    plane = ControlPlane()
+    await plane.set_snapshot(Snapshot.of(translate(replace(built.gateway, clusters=clusters))))
+    async with serving(plane) as xds, following(xds, run_folder):
+        await until("a refusal", lambda: plane.status().kept_back, within_s=10)
+        (kept,) = plane.status().kept_back
+    assert kept.text.startswith("Error adding/updating cluster(s) service/a: Proto constraint validation failed")
+    assert "greater than 1ms" in kept.text
