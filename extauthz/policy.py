@@ -207,14 +207,14 @@ class TenantInPath(_Model):
     """The path names a tenant in its segment number `segment`, counted from 0."""
 
     source: Literal["path"] = "path"
-    segment: Annotated[int, Field(ge=0, le=64)]
+    segment: Annotated[int, Field(ge=0, le=512)]
 
 
 class TenantInHost(_Model):
     """The host names a tenant: what stands before `suffix` (`.tickets.example.com`)."""
 
     source: Literal["host"] = "host"
-    suffix: Annotated[str, StringConstraints(pattern=r"^\.[a-z0-9.-]+$")]
+    suffix: Annotated[str, StringConstraints(pattern=r"^\.[a-z0-9._-]+$")]
 
 
 class TenantFixed(_Model):

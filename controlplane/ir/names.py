@@ -56,6 +56,6 @@ def route_table(port: int) -> RouteTableName:
     return RouteTableName(f"routes/{port}")
 
 
-def certificate(port: int) -> SecretName:
-    """The certificate of the listener on `port`."""
-    return SecretName(f"certificate/{port}")
+def certificate(address: str, port: int) -> SecretName:
+    """The certificate of the listener there: one port may be listened on with several."""
+    return SecretName(f"certificate/{address}:{port}")

@@ -261,6 +261,8 @@ def _bound(details: ErrorDetails) -> str:
             return EMPTY
         case "too_short":
             return f"must have at least {context['min_length']} entries, found {context['actual_length']}"
+        case "too_long" if isinstance(found, str):
+            return f"must have at most {context['max_length']} characters"
         case "too_long":
             return f"must have at most {context['max_length']} entries, found {context['actual_length']}"
         case "string_too_short":

@@ -14,6 +14,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, NewType, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from controlplane.ir import identity as ir
 from controlplane.manifests.models import identity as written
 from controlplane.manifests.models.base import did_you_mean
@@ -337,14 +341,23 @@ def _proof(proof: written.Proof | None, read: ReadFile) -> ir.Proof | None:
     key = proof.secret.reveal() if proof.secret is not None else read(proof.private_key or "")
     algorithm: Literal["HS256", "ES256", "EdDSA"] = "HS256"
     if proof.secret is None:
-        algorithm = "ES256" if "BEGIN EC PRIVATE KEY" in key else _algorithm_of(key)
+        algorithm = _algorithm_of(key)
     return ir.Proof(header=proof.header, algorithm=algorithm, key=key, kid=proof.kid, lifetime_ms=proof.lifetime.ms)
 
 
 def _algorithm_of(pem: str) -> Literal["ES256", "EdDSA"]:
-    """A PKCS #8 Ed25519 key is 48 bytes of DER (RFC 8410, 7); a P-256 key is longer."""
-    body = "".join(line for line in pem.splitlines() if not line.startswith("-----"))
-    return "EdDSA" if len(body) <= 64 else "ES256"
+    """Raises ValueError for a key that signs no proof."""
+    try:
+        key = load_pem_private_key(pem.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("the private key of the proof cannot be read: write PEM, not encrypted") from None
+    match key:
+        case ed25519.Ed25519PrivateKey():
+            return "EdDSA"
+        case ec.EllipticCurvePrivateKey() if key.curve.name == "secp256r1":
+            return "ES256"
+        case _:
+            raise ValueError("the private key of the proof is neither of P-256 nor of Ed25519")
 
 
 def _revealed(secret: Secret | None) -> str | None:

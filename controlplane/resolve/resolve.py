@@ -195,7 +195,7 @@ def _listener(
     if listener.tls is not None:
         try:
             certificate = ir.Certificate(
-                name=names.certificate(listener.port),
+                name=names.certificate(listener.address, listener.port),
                 certificate_pem=read(listener.tls.certificate),
                 key_pem=read(listener.tls.key),
                 origin=place((*path, "tls")),

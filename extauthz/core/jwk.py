@@ -131,7 +131,11 @@ def secret_key(secret: str | bytes, *, algorithms: Iterable[str] = (), kid: str 
     octets = secret.encode() if isinstance(secret, str) else secret
     if b"-----BEGIN" in octets:
         raise KeyRefused("a PEM key is not a secret")
-    return KeySet((_symmetric(octets, _one_algorithm(None, SYMMETRIC, tuple(algorithms), "HS256"), kid),))
+    allowed = tuple(algorithms)
+    try:
+        return KeySet((_symmetric(octets, _one_algorithm(None, SYMMETRIC, allowed, "HS256"), kid),))
+    except _NotForUs as error:
+        raise KeyRefused(f"a secret cannot be used with {', '.join(allowed)}") from error
 
 
 def pem_key(pem: str | bytes, *, algorithms: Iterable[str] = (), kid: str | None = None) -> KeySet:

@@ -226,6 +226,11 @@ def test_a_secret_of_exactly_the_least_length_is_taken() -> None:
     assert secret_key(b"k" * 32).keys[0].algorithm == "HS256"
 
 
+def test_a_secret_is_refused_for_an_algorithm_it_cannot_have() -> None:
+    with pytest.raises(KeyRefused, match="RS256"):
+        secret_key(b"k" * 32, algorithms=["RS256"])
+
+
 def _private_pem() -> str:
     return (
         rsa_key()

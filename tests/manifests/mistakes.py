@@ -469,6 +469,51 @@ CHOICES = [
     Mistake("two listeners on one port", "⟦gateway:\n  listeners: [8080, 8080]\n", "two listeners"),
 ]
 
+
+def _issuer(fields: str, name: str = "main") -> str:
+    return f"identity: {{issuers: {{{name}: {{issuer: x, audiences: [a], {fields}}}}}}}\n"
+
+
+_HASH = "hash: 'hmac-sha256:" + "0" * 64 + "'"
+
+IDENTITY = [
+    *(
+        Mistake(f"a header of the gateway's own {what}", text, "header of the gateway's own", "x-user-id")
+        for what, text in (
+            ("with an underscore", "identity: {headers: {⟦x_user: sub}}\n"),
+            ("for keys", "identity: {api_keys: {pepper: p, header: ⟦x_key}}\n"),
+            ("for proofs", f"identity: {{proof: {{secret: {'s' * 40}, header: ⟦x.proof}}}}\n"),
+            ("that is too long", f"identity: {{headers: {{⟦{'x' * 65}: sub}}}}\n"),
+        )
+    ),
+    Mistake(
+        "an audience that is too long", _issuer(f"secret: {'s' * 40}").replace("[a]", f"[⟦{'a' * 201}]"), "at most 200"
+    ),
+    Mistake("keys fetched too seldom", _issuer("jwks: 'https://a/b', refresh: ⟦2d"), "at most 1d, found 2d"),
+    Mistake("keys that count for too long", _issuer("jwks: 'https://a/b', max_stale: ⟦8d"), "at most 7d, found 8d"),
+    Mistake("a URL of keys that is too long", _issuer(f"jwks: ⟦'https://a/{'x' * 2000}'"), "at most 2000 characters"),
+    Mistake(
+        "two issuers with one name in tokens",
+        "⟦identity: {issuers: {a: {issuer: x, audiences: [a], jwks: b}, b: {issuer: x, audiences: [a], jwks: b}}}\n",
+        '"a" and "b" are the same',
+        "keep one",
+    ),
+    Mistake("a realm in letters of another script", "identity: {basic: {realm: ⟦é, users: {}}}\n", "match pattern"),
+    Mistake("a user with a comma", "identity: {basic: {users: {⟦'a,b': {hash: x}}}}\n", "match pattern", only=False),
+    Mistake("the secret of a proof that is short", "identity: {⟦proof: {secret: short}}\n", "at least 32 bytes"),
+    Mistake(
+        "a Redis that is none", "identity: {revocation: {redis: ⟦'http://a'}}\n", "not the URL of a Redis", "redis://"
+    ),
+    Mistake(
+        "a Redis without a port", "identity: {revocation: {redis: ⟦'redis://a:99999'}}\n", "not the URL of a Redis"
+    ),
+    Mistake("an id of a key", f"api_keys: {{⟦A-b: {{client: c, {_HASH}}}}}\n", "not the id of an API key", "keys new"),
+    Mistake("a gateway's name that is too long", _gateway(f"name: ⟦{'a' * 101}"), "at most 100 characters"),
+    Mistake(
+        "a key that is too long", f"limits: {{a: {{rate: 5/min, by: ⟦query.{'x' * 195}}}}}\n", "at most 200 characters"
+    ),
+]
+
 REFERENCES = [
     Mistake("an unknown service", _route("path: /a, auth: public, service: ⟦ordes"), "ordes", '"orders"'),
     Mistake(
@@ -480,4 +525,4 @@ REFERENCES = [
     Mistake("an unknown limit", _route("path: /a, auth: public, service: orders, limits: [⟦x]"), "x"),
 ]
 
-MISTAKES = [*YAML, *VARIABLES, *KEYS, *TYPES, *SCALARS, *TEXTS, *CHOICES, *REFERENCES]
+MISTAKES = [*YAML, *VARIABLES, *KEYS, *TYPES, *SCALARS, *TEXTS, *CHOICES, *IDENTITY, *REFERENCES]

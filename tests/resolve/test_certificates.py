@@ -205,6 +205,14 @@ def test_without_a_subject_another_name_will_do(tmp_path: Path, san: x509.Genera
     assert problems(tmp_path, LISTENER, certificate(KEY, "", san), pem(KEY)) == []
 
 
+def test_one_port_may_have_a_certificate_for_each_address(tmp_path: Path) -> None:
+    tls = "tls: {certificate: a.crt, key: a.key}"
+    other = "tls: {certificate: b.crt, key: a.key}"
+    (tmp_path / "b.crt").write_text(certificate(KEY, "b"))
+    listeners = f"[{{port: 8443, address: 10.0.0.1, {tls}}}, {{port: 8443, address: 10.0.0.2, {other}}}]"
+    assert problems(tmp_path, f"gateway: {{listeners: {listeners}}}\n", certificate(KEY), pem(KEY)) == []
+
+
 def test_both_files_are_told_of_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path, LISTENER, pem(KEY), certificate(KEY))
     starts = (place(LISTENER, "certificate"), place(LISTENER, "key"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import TypeAdapter
 
 from controlplane.ir import identity as ir
@@ -91,6 +93,48 @@ def test_the_tenant_of_the_host() -> None:
 def test_a_proof_is_for_public_routes_too_and_never_closes_them() -> None:
     found = asked("public", proof={"secret": "p" * 32})
     assert (found.asks, found.failure_open) == (True, True)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _with_proof(pem: str) -> ir.Identity:
+    return identity(Identity.model_validate({"proof": {"private_key": "key.pem"}}), {}, lambda name: pem)
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm"),
+    [(ed25519.Ed25519PrivateKey.generate(), "EdDSA"), (ec.generate_private_key(ec.SECP256R1()), "ES256")],
+    ids=["Ed25519", "P-256"],
+)
+def test_a_proof_is_signed_as_its_key_can(
+    key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey, algorithm: str
+) -> None:
+    proof = _with_proof(_pem(key)).proof
+    assert proof is not None
+    assert proof.algorithm == algorithm
+
+
+@pytest.mark.parametrize(
+    ("pem", "problem"),
+    [("hello", "cannot be read"), (_pem(ec.generate_private_key(ec.SECP384R1())), "neither of P-256")],
+    ids=["no key", "another curve"],
+)
+def test_a_key_that_signs_no_proof_is_refused(pem: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        _with_proof(pem)
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "tenant"),
+    [("/", "*.my_shop.test", "host"), ("/" + "a/" * 500 + ":t", None, ":t")],
+    ids=["a host with an underscore", "deep in a path"],
+)
+def test_wherever_a_tenant_may_be_named_the_service_can_look(path: str, host: str | None, tenant: str) -> None:
+    found = asked({"tenant": tenant}, path=path, host=host)
+    document = extauthz_policy("g", resolved(), [found])
+    assert Policy.parse(document.dump()) == document
 
 
 PROBLEMS: dict[str, tuple[tuple[Any, ...], str]] = {

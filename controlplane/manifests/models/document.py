@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from controlplane.manifests.models.base import Model
 from controlplane.manifests.models.gateway import Gateway
-from controlplane.manifests.models.identity import ApiKey, Identity
+from controlplane.manifests.models.identity import ApiKey, Identity, KeyId
 from controlplane.manifests.models.limits import Limit
 from controlplane.manifests.models.route import Route
 from controlplane.manifests.models.service import Service
@@ -22,7 +22,7 @@ class Document(Model):
     """Where the gateway listens and its defaults. At most one document of a folder has it."""
     identity: Identity | None = None
     """Who may call and how they prove it. At most one document of a folder has it."""
-    api_keys: Mapping[Name, ApiKey] = {}
+    api_keys: Mapping[KeyId, ApiKey] = {}
     """API keys at rest, by id. `causeway keys new` writes an entry."""
     limits: Mapping[Name, Limit] = {}
     """Rate limits, by a name of your choice."""

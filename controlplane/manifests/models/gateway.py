@@ -113,7 +113,7 @@ class Clients(Model):
 class Gateway(Model):
     """The gateway itself."""
 
-    name: Name = "causeway"
+    name: Annotated[Name, Field(max_length=100)] = "causeway"
     """Its name in metrics and in the rate limits' domain."""
     listeners: Annotated[tuple[Listener, ...], Field(min_length=1, max_length=64)] = (Listener(port=8080),)
     """Where it answers."""

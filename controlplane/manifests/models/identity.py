@@ -18,11 +18,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from controlplane.manifests.models.base import Model, did_you_mean, refuse
-from controlplane.manifests.models.scalars import Duration, shown
+from controlplane.manifests.models.scalars import Duration, at_most, shown
 from controlplane.manifests.models.text import Cidr, FilePath, HeaderName, Name
 from serving.secret import Secret
 
@@ -33,6 +34,7 @@ Algorithm = Literal[
 Method = Literal["jwt", "api-key", "basic", "client-certificate"]
 Inherited = Literal["accept", "issuers", "roles", "scopes", "claims", "tenant", "ip"]
 MODES = ("required", "optional", "public")
+_LONGEST_URL = 2000
 
 
 def _word(text: object) -> object:
@@ -49,6 +51,28 @@ def _jwks(text: object) -> object:
         raise refuse(f"expected a URL or a file, found {shown(text)}", code="jwks")
     if "://" in text and not re.fullmatch(r"https?://[^\s/]+\S*", text):
         raise refuse(f"keys are fetched over http or https, found {shown(text)}", code="jwks")
+    if len(text) > _LONGEST_URL:
+        raise refuse(f"a URL of keys has at most {_LONGEST_URL} characters, found {len(text)}", code="jwks")
+    return text
+
+
+def _injected(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+        raise refuse(
+            f"{shown(name)} cannot be a header of the gateway's own: letters, digits and dashes, at most 64",
+            hint='write for example "x-user-id"',
+            code="header",
+        )
+    return name
+
+
+def _key_id(text: object) -> object:
+    if not isinstance(text, str) or not re.fullmatch(r"[a-z0-9]{8,32}", text):
+        raise refuse(
+            f"{shown(text)} is not the id of an API key: 8 to 32 small letters and digits",
+            hint="`causeway keys new` makes one",
+            code="key-id",
+        )
     return text
 
 
@@ -63,6 +87,9 @@ Words = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=Word | tuple[Word, ...]),
 ]
 Claim = Annotated[str, Field(min_length=1, max_length=200)]
+OwnHeader = Annotated[HeaderName, AfterValidator(_injected)]
+KeyId = Annotated[str, BeforeValidator(_key_id), WithJsonSchema({"type": "string", "pattern": r"^[a-z0-9]{8,32}$"})]
+_SHORTEST_SECRET = 32  # bytes, of a proof's
 
 
 class ClaimNames(Model):
@@ -85,7 +112,7 @@ class Issuer(Model):
 
     issuer: Annotated[str, Field(min_length=1, max_length=200)]
     """The exact `iss` of its tokens."""
-    audiences: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    audiences: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(min_length=1)]
     """A token must be meant for one of these (`aud`)."""
     algorithms: tuple[Algorithm, ...] = ()
     """What its keys may be used with. Left out: what each key says; RS256 for an RSA key that says nothing; HS256 for
@@ -96,10 +123,10 @@ class Issuer(Model):
     """A file with its public key, PEM."""
     secret: Secret | None = None
     """The secret it shares with the gateway, at least as long as the hash: 32 bytes for HS256."""
-    refresh: Duration = Duration(300_000)
-    """How often keys are fetched from a URL."""
-    max_stale: Duration = Duration(86_400_000)
-    """How long keys count after the last successful fetch."""
+    refresh: Annotated[Duration, at_most(Duration.parse("1d"))] = Duration(300_000)
+    """How often keys are fetched from a URL; at most 1d."""
+    max_stale: Annotated[Duration, at_most(Duration.parse("7d"))] = Duration(86_400_000)
+    """How long keys count after the last successful fetch; at most 7d."""
     max_lifetime: Duration = Duration(86_400_000)
     """The longest a token may live, from `iat` to `exp`."""
     leeway: Duration | None = None
@@ -147,7 +174,7 @@ class ApiKey(Model):
 class ApiKeySettings(Model):
     """How API keys are taken. The keys themselves stand under `api_keys`, in any file."""
 
-    header: HeaderName = "x-api-key"
+    header: OwnHeader = "x-api-key"
     """The header that carries the key."""
     pepper: Secret
     """A secret, kept apart from the manifests, under which keys are hashed."""
@@ -173,10 +200,10 @@ class BasicUser(Model):
 class Basic(Model):
     """HTTP Basic authentication."""
 
-    realm: Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f]{1,100}$')] = "gateway"
+    realm: Annotated[str, Field(pattern=r"^[ !#-\[\]-~]{1,100}$")] = "gateway"
     """Shown by browsers."""
-    users: Mapping[Annotated[str, Field(pattern=r"^[\x21-\x39\x3b-\x7e]{1,200}$")], BasicUser]
-    """Users by name."""
+    users: Mapping[Annotated[str, Field(pattern=r"^[!-+\--9;-~]{1,200}$")], BasicUser]
+    """Users by name, which has no space, colon or comma."""
 
 
 class CertificateClient(Model):
@@ -199,7 +226,7 @@ class CertificateClient(Model):
 class Proof(Model):
     """A header that proves to services that a request came through the gateway: a short-lived JWT."""
 
-    header: HeaderName = "x-gateway-proof"
+    header: OwnHeader = "x-gateway-proof"
     """Its name."""
     secret: Secret | None = None
     """Shared with the services; at least 32 bytes (HS256)."""
@@ -214,15 +241,28 @@ class Proof(Model):
     def _one_key(self) -> Self:
         if (self.secret is None) == (self.private_key is None):
             raise refuse("a proof has one of secret and private_key", code="proof")
+        if self.secret is not None and len(self.secret.reveal().encode()) < _SHORTEST_SECRET:
+            raise refuse(f"the secret of a proof has at least {_SHORTEST_SECRET} bytes", code="proof")
         if not 5_000 <= self.lifetime <= 300_000:
             raise refuse(f"a proof lives 5s to 5m, found {self.lifetime}", code="proof")
         return self
 
 
+def _redis(url: Secret) -> Secret:
+    try:
+        parts = urlsplit(url.reveal())
+        is_one = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise refuse("not the URL of a Redis", hint="write redis://host:6379, rediss:// or unix:///path", code="redis")
+    return url
+
+
 class Revocation(Model):
     """Where revocations are kept."""
 
-    redis: Secret | None = None
+    redis: Annotated[Secret, AfterValidator(_redis)] | None = None
     """A Redis URL, to share them between replicas. Left out: in memory and in the state folder of one host."""
     on_store_error: Literal["keep", "deny"] = "keep"
     """When Redis cannot be reached: go on with the revocations known so far, or refuse with 503."""
@@ -241,7 +281,7 @@ class Identity(Model):
     """HTTP Basic authentication."""
     certificates: tuple[CertificateClient, ...] = ()
     """Clients known by their certificates."""
-    headers: Mapping[HeaderName, Claim] = {}
+    headers: Mapping[OwnHeader, Claim] = {}
     """Injected headers and the claims they carry. Nobody outside can send them, on any route. A claim that `claims`
     names works for API keys and the others too; any other claim is there for tokens only."""
     proof: Proof | None = None
@@ -250,6 +290,18 @@ class Identity(Model):
     """Where revocations are kept."""
     timeout: Duration = Duration(500)
     """How long a request waits for the authorization service, before `on_failure` decides."""
+
+    @model_validator(mode="after")
+    def _issuers_differ(self) -> Self:
+        seen: dict[str, str] = {}
+        for name, one in self.issuers.items():
+            if (other := seen.setdefault(one.issuer, name)) != name:
+                raise refuse(
+                    f'"{other}" and "{name}" are the same `issuer`, by which tokens tell whose they are',
+                    hint="keep one of them",
+                    code="issuer",
+                )
+        return self
 
 
 class Requirement(Model):

@@ -22,6 +22,7 @@ from controlplane.manifests.models.text import Cidr, HeaderName, Name
 PLAIN_KEYS = ("ip", "user", "tenant", "api_key", "method")
 NAMED_KEYS = ("header", "query", "path")
 MOST_KEYS = 8
+LONGEST_KEY = 200
 LARGEST_COUNT = 2**32 - 1
 
 _NAMED = re.compile(r"(header|query|path)\.([^\s.][^\s]*)")
@@ -38,6 +39,8 @@ def key(text: str) -> str:
         raise refuse(
             f"{shown(text)} is nothing to limit by", hint=hint or "write ip, user or header.<name>", code="key"
         )
+    if len(text) > LONGEST_KEY:
+        raise refuse(f"a key has at most {LONGEST_KEY} characters, found {len(text)}", code="key")
     return text.lower() if found[1] == "header" else text
 
 

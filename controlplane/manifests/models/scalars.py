@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -160,6 +160,17 @@ class Duration(Written, int):
         return f"{ms}ms"
 
     __repr__ = __str__
+
+
+def at_most(longest: Duration) -> AfterValidator:
+    """Refuses a longer duration."""
+
+    def check(value: Duration) -> Duration:
+        if value > longest:
+            raise refuse(f"at most {longest}, found {value}", code="duration")
+        return value
+
+    return AfterValidator(check)
 
 
 _UNIT_ALIASES = {
