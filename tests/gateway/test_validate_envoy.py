@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,104 @@ routes:
 
 def test_envoy_agrees_with_what_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(EVERYTHING)
+    result = CliRunner().invoke(build(), ["validate", "--envoy", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+
+
+LONGEST, SHORTEST = "366d", "1ms"
+HOST = ".".join(["a" * 63] * 3 + ["b" * 61])
+TEXT = "".join(map(chr, range(0x20, 0x7F)))
+NAME = "!#$%&'*+-.^_`|~" + "x" * 113
+
+
+def _service(**fields: object) -> dict[str, object]:
+    return {"endpoints": ["127.0.0.1:1"], **fields}
+
+
+def _at(time: str, count: int) -> dict[str, object]:
+    """A service with every duration and every number at one end of what may be written."""
+    return _service(
+        endpoints=["a:1"],
+        timeout=time,
+        idle_timeout=time,
+        connect_timeout=time,
+        dns={"refresh": "2ms" if time == SHORTEST else time},
+        health_check={
+            "path": "/",
+            "interval": time,
+            "timeout": time,
+            "unhealthy_after": count,
+            "healthy_after": count,
+            "statuses": [100, 599],
+        },
+        circuit_breaker={
+            "consecutive_failures": count,
+            "error_rate": "1%" if count == 1 else "100%",
+            "min_requests": count,
+            "window": time,
+            "open_for": time,
+            "max_concurrent": count,
+            "max_pending": count,
+            "max_connections": count,
+        },
+        retry={"attempts": 10, "backoff": f"{time}..{time}", "per_try_timeout": time, "budget": "0%"},
+        load_balancing={"policy": "hash", "by": f"cookie.{NAME}", "cookie_ttl": time},
+        connections={"idle_timeout": time, "max_requests": count, "max_streams": count, "keep_alive": "9h"},
+        maintenance={"enabled": False, "retry_after": time},
+    )
+
+
+def _route(path: str, **fields: object) -> dict[str, object]:
+    return {
+        "path": path,
+        "auth": "public",
+        **({} if {"redirect", "respond"} & set(fields) else {"service": "a"}),
+        **fields,
+    }
+
+
+SERVICES = {
+    "a": _at(SHORTEST, 1),
+    "b": _at(LONGEST, 1_000_000),
+    "x" * 128: _service(endpoints=["unix:/" + "é" * 53]),
+    "interface": _service(endpoints=["[fe80::1%lo]:1"]),
+    "far": _service(endpoints=[{"address": "127.0.0.1:65535", "weight": 128, "priority": 15, "zone": "z" * 128}]),
+    "host": _service(endpoints=[f"https://{HOST}"], protocol="auto", host=HOST, health_check={"grpc": TEXT}),
+}
+ROUTES = [
+    _route("/" + "x" * 1023, timeout=LONGEST, idle_timeout=SHORTEST, body_limit="1B"),
+    _route("/-._~!$&'()+,;=:@%20%5C/*/:x/**", body_limit="1024GiB", hosts=[HOST, "*." + HOST[4:], "[::1]"]),
+    _route("/h", headers={NAME: {"exact": TEXT}}, query={TEXT: {"contains": "é\n\x00"}, "é": {"present": False}}),
+    _route("/s", request_headers={"set": {NAME: TEXT.strip()}, "add": {"x": "x" * 4096}, "remove": [NAME]}),
+    _route("/r", response_headers={"set": {NAME: "%" * 9}}, mirror=[{"service": "b", "share": "0.0001%"}]),
+    _route("/regex/**", rewrite={"regex": {"match": "é|[^\n]|" + "a" * 400, "replace": TEXT.strip()}}),
+    _route("/template/:x", rewrite={"path": '/"<>^`|%zz{x}'}),
+    _route(
+        "/respond", respond={"status": 599, "body": "é" * 65536, "content_type": TEXT.strip(), "headers": {NAME: ""}}
+    ),
+    _route("/redirect", redirect={"host": HOST, "port": 65535, "path": "/" + "x" * 5000, "code": 308}),
+    _route("/to", redirect="https://a/" + TEXT[1:]),
+    _route("/cors", cors={"origins": ["https://a:99999", "http://*.-"], "headers": [NAME], "max_age": LONGEST}),
+    _route("/wait", maintenance={"message": TEXT, "retry_after": SHORTEST}),
+]
+GATEWAY = {
+    "name": "x" * 100,
+    "listeners": [{"port": 65535, "address": "fe80::1%lo"}, {"port": 1, "address": "::"}],
+    "trusted_proxies": 16,
+    "drain_timeout": LONGEST,
+    "clients": {
+        "max_header_size": "8MiB",
+        "max_headers": 1000,
+        "headers_timeout": SHORTEST,
+        "idle_timeout": LONGEST,
+        "max_connections": 1_000_000,
+    },
+}
+
+
+def test_envoy_agrees_with_what_is_at_the_bounds(tmp_path: Path) -> None:
+    written = json.dumps({"gateway": GATEWAY, "services": SERVICES, "routes": ROUTES})
+    (tmp_path / "a.yaml").write_text(written)
     result = CliRunner().invoke(build(), ["validate", "--envoy", str(tmp_path)])
     assert result.exit_code == 0, result.output
 
