@@ -21,6 +21,11 @@ def program_size(expression: str) -> int:
         raise ValueError(problem.args[0].decode(errors="replace")) from None
 
 
+def groups(expression: str) -> int:
+    """How many groups an expression has."""
+    return int(re2.compile(expression.encode(errors="surrogatepass"), _OPTIONS).groups)
+
+
 def is_match(expression: str, text: str) -> bool:
     """Whether the whole text is one that the expression describes."""
     found = re2.fullmatch(expression.encode(), text.encode(errors="surrogateescape"), _OPTIONS)

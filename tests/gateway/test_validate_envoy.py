@@ -123,7 +123,10 @@ ROUTES = [
     _route("/h", headers={NAME: {"exact": TEXT}}, query={TEXT: {"contains": "é\n\x00"}, "é": {"present": False}}),
     _route("/s", request_headers={"set": {NAME: TEXT.strip()}, "add": {"x": "x" * 4096}, "remove": [NAME]}),
     _route("/r", response_headers={"set": {NAME: "%" * 9}}, mirror=[{"service": "b", "share": "0.0001%"}]),
-    _route("/regex/**", rewrite={"regex": {"match": "é|[^\n]|" + "a" * 400, "replace": TEXT.strip()}}),
+    _route(
+        "/regex/**",
+        rewrite={"regex": {"match": "é|[^\n]|" + "a" * 400, "replace": TEXT.strip().replace("\\", r"\0\\")}},
+    ),
     _route("/template/:x", rewrite={"path": '/"<>^`|%zz{x}'}),
     _route(
         "/respond", respond={"status": 599, "body": "é" * 65536, "content_type": TEXT.strip(), "headers": {NAME: ""}}

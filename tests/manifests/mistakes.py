@@ -369,6 +369,19 @@ TEXTS = [
             ("to a control character", r'{path: ⟦"/a\x7f"}', "is not a path"),
         )
     ),
+    *(
+        Mistake(
+            f"a rewrite with {what}",
+            _route(f"path: /a, service: orders, rewrite: {{⟦regex: {{match: '/(a)', replace: '{replace}'}}}}"),
+            f'`replace` has "{found}", and `match` has 1 group',
+            "the first group",
+        )
+        for what, replace, found in (
+            ("a group that is not there", r"/\2", r"\2"),
+            ("a letter for a group", r"/\a", r"\a"),
+            ("half a backslash", r"/\\\1\\"[:-1], "\\"),
+        )
+    ),
     Mistake("a port too high", _gateway("listeners: [⟦70000]"), "from 1 to 65535"),
     Mistake(
         "a name for an interface",

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from controlplane.expression import groups
 from controlplane.manifests.models.base import Model, refuse
 from controlplane.manifests.models.cors import CorsField
 from controlplane.manifests.models.identity import AuthField
@@ -137,6 +138,18 @@ class RegexRewrite(Model):
     """What is looked for (RE2)."""
     replace: Annotated[str, Field(max_length=1024), AfterValidator(_replacement)]
     """What takes its place; `\\1` is the first group."""
+
+    @model_validator(mode="after")
+    def _groups_are_there(self) -> Self:
+        most = groups(self.match)
+        for found in re.finditer(r"\\(.?)", self.replace):
+            if found[1] != "\\" and not (found[1].isdecimal() and int(found[1]) <= most):
+                raise refuse(
+                    f"`replace` has {shown(found[0])}, and `match` has {most or 'no'} group{'' if most == 1 else 's'}",
+                    hint=r"\0 is all that was found, \1 the first group, \\ a backslash",
+                    code="rewrite",
+                )
+        return self
 
 
 class Rewrite(Model):
