@@ -27,7 +27,7 @@ from controlplane.departures import EVERY_S, Departures
 from controlplane.ir.cluster import OutlierDetection
 from controlplane.ir.names import service_of
 from controlplane.manifests.load import Memory, Refused
-from controlplane.manifests.watch import Change, watch
+from controlplane.manifests.watch import Change, at_rest, watch
 from controlplane.observe.observer import Observer, as_json
 from controlplane.reconcile import Built, build
 from controlplane.rejected import Rejected
@@ -155,13 +155,14 @@ class Process:
             await self._read_early(change)
 
     async def read(self, wish: Wish | None = None) -> Reload:
-        """Reads the folder once. What is wrong comes back in the result; what is served stays then.
+        """Reads the folder once, when nothing moves in it. What is wrong comes back in the result; what is served
+        stays then.
 
         Without a wish, an edit that was taken back is not tried again.
         """
         async with self._lock:
             began = time.monotonic()
-            return await self._take(await self._build(), wish, began)
+            return await self._take(await at_rest(self.folder, lambda: self._files, self._build), wish, began)
 
     async def _read_settled(self, change: Change) -> None:
         """Serves an edit that has settled, unless the next one began while it was read: both are told again then."""

@@ -86,6 +86,30 @@ async def test_an_edit_that_the_next_one_began_to_overtake_is_not_served_by_halv
     assert len(served(process)) == 2
 
 
+class Editing(Mapping[str, str]):
+    """An environment by which the folder is another as soon as it is read: the other half of an edit comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __getitem__(self, name: str) -> str:
+        (self._folder / "more.yaml").write_text("routes: [{path: /other-half, service: a, auth: public}]\n")
+        return "half"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("HALF",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+async def test_what_is_applied_while_it_is_written_is_served_as_a_whole(tmp_path: Path) -> None:
+    process = Process(tmp_path, Deployment(), ControlPlane(), Observer(()), Editing(tmp_path))
+    save(tmp_path, "/${HALF}")
+    assert (await process.read()).outcome == "served"
+    assert len(served(process)) == 2
+
+
 async def test_an_early_edit_is_served_and_not_read_again_when_it_has_settled(process: Process) -> None:
     save(process.folder, "/first", "/second")
     await process.follow(early(holds=True))

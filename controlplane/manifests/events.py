@@ -9,25 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from inotify_simple import INotify, flags
 
 _IN_PLACE = flags.CLOSE_WRITE | flags.MOVED_TO
 _IN_WORK = flags.CREATE | flags.MODIFY | flags.DELETE | flags.MOVED_FROM
+_COMES_OR_GOES = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
 _ITSELF = flags.DELETE_SELF | flags.MOVE_SELF
 _MASK = _IN_PLACE | _IN_WORK | _ITSELF | flags.ATTRIB | flags.ONLYDIR
+_WAY_MASK = _COMES_OR_GOES | _ITSELF | flags.ONLYDIR
 _MOST_WHOLE = 10_000
 _GATHER_S = 0.001  # a save is several events
 
 
 class FolderEvents:
-    """Follows folders from an event loop. `close` ends it."""
+    """Follows folders from an event loop. `close` ends it.
 
-    def __init__(self) -> None:
+    `is_read` says of a name whether a file of that name is read, wherever it comes. What is written to other files
+    beside it, a log for example, is nothing that moves.
+    """
+
+    def __init__(self, is_read: Callable[[str], bool]) -> None:
+        self._is_read = is_read
         self._moved = asyncio.Event()
-        self._folders: dict[int, str] = {}
+        self._stirs = 0
+        self._watches: dict[int, str] = {}
+        self._folders: frozenset[str] = frozenset()
+        self._ways: frozenset[str] = frozenset()
         self._whole: set[str] = set()
         self._inotify: INotify | None = None
 
@@ -44,20 +54,31 @@ class FolderEvents:
             self._inotify.close()
             self._inotify = None
 
-    def listen(self, folders: Iterable[str]) -> None:
-        """Follows these folders, named by their real paths, and no others. One that is new counts as a move."""
+    def listen(self, folders: Iterable[str], ways: Iterable[str]) -> None:
+        """Follows these folders, named by their real paths, and the entries that lead there: no others.
+
+        What is new of them counts as a move.
+        """
         if self._inotify is None:
             return
+        before = (self._watches.keys(), self._folders, self._ways)
+        self._folders, self._ways = frozenset(folders), frozenset(ways)
         wanted: dict[int, str] = {}
-        for folder in folders:
-            with suppress(OSError):  # it went away, or the system has no watches left
-                wanted[self._inotify.add_watch(folder, _MASK)] = folder
-        for gone in self._folders.keys() - wanted.keys():
+        for folder in {os.path.dirname(way) for way in self._ways} - self._folders:
+            self._watch(folder, _WAY_MASK, wanted)
+        for folder in self._folders:
+            self._watch(folder, _MASK, wanted)
+        for gone in self._watches.keys() - wanted.keys():
             with suppress(OSError):
                 self._inotify.rm_watch(gone)
-        if wanted.keys() - self._folders.keys():
+        if wanted.keys() - before[0] or self._folders - before[1] or self._ways - before[2]:
             self._moved.set()  # what changed before we listened is not told
-        self._folders = wanted
+        self._watches = wanted
+
+    def _watch(self, folder: str, mask: int, wanted: dict[int, str]) -> None:
+        if self._inotify is not None:
+            with suppress(OSError):  # it went away, or the system has no watches left
+                wanted[self._inotify.add_watch(folder, mask)] = folder
 
     async def moved(self, *, within_s: float) -> bool:
         """Returns when something has moved since the last time: True; False when nothing did for so long."""
@@ -71,10 +92,10 @@ class FolderEvents:
         self._moved.clear()
         return has_moved
 
-    def is_calm(self) -> bool:
-        """Whether it is known that nothing has moved since `moved` was asked last."""
+    def stirs(self) -> int:
+        """How often something moved until now that is read, was read, or leads to it."""
         self._read()
-        return self._inotify is not None and not self._moved.is_set()
+        return self._stirs
 
     def is_whole(self, path: str) -> bool:
         """Whether the file of that real path is in place as its writer wants it."""
@@ -84,13 +105,26 @@ class FolderEvents:
         if self._inotify is None:
             return
         for watch, mask, _, name in self._inotify.read(timeout=0):
-            self._moved.set()
             if mask & flags.Q_OVERFLOW or len(self._whole) > _MOST_WHOLE:
                 self._whole.clear()
-            path = os.path.join(self._folders.get(watch, ""), name)
-            if mask & _IN_PLACE:
-                self._whole.add(path)
-            elif mask & _IN_WORK:
-                self._whole.discard(path)
+            folder = self._watches.get(watch, "")
+            path = os.path.join(folder, name)
+            if self._concerns(folder, name, mask):
+                self._stirs += 1
+                self._moved.set()
+            elif mask & flags.IGNORED or (folder in self._folders and mask & _COMES_OR_GOES):
+                self._moved.set()  # a draft, perhaps, or a symlink to more
+            if folder in self._folders:
+                if mask & _IN_PLACE:
+                    self._whole.add(path)
+                elif mask & _IN_WORK:
+                    self._whole.discard(path)
             if mask & flags.IGNORED:
-                self._folders.pop(watch, None)
+                self._watches.pop(watch, None)
+
+    def _concerns(self, folder: str, name: str, mask: int) -> bool:
+        """Whether what is read may be another now."""
+        if not name:
+            return not mask & flags.IGNORED  # the folder itself, or events were lost
+        is_near = folder in self._folders and (self._is_read(name) or bool(mask & flags.ISDIR))
+        return is_near or os.path.join(folder, name) in self._ways

@@ -198,12 +198,12 @@ def manifest_files(folder: Path) -> list[Path]:
     """The manifest files of a folder, sorted. Raises OSError where it cannot be read."""
     if not folder.is_dir():
         return [folder] if folder.exists() else []
-    return [
-        Path(here) / name
-        for here, names in _walk(folder)
-        for name in sorted(names)
-        if name.endswith(SUFFIXES) and not name.startswith(".")
-    ]
+    return [Path(here) / name for here, names in _walk(folder) for name in sorted(names) if is_manifest(name)]
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of a folder of manifests is one, by its name."""
+    return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
 def manifest_folders(folder: Path) -> list[Path]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.manifests.watch import QUIET_S, Change, watch
+from controlplane.manifests.events import FolderEvents
+from controlplane.manifests.watch import QUIET_S, Change, at_rest, watch
 
 PATIENCE_S = 10.0
 POLL_S = 30.0  # so long that only events can be what woke the watcher
@@ -171,6 +172,80 @@ async def test_a_folder_that_is_replaced_as_a_whole_is_followed(folder: Path, ev
         assert (await change).files == (str(folder / "a.yaml"),)
 
 
+def releases(tmp_path: Path) -> Path:
+    """A folder of manifests in each of two releases, and the symlink to one of them, as deployments swing it."""
+    for release in ("1", "2"):
+        (tmp_path / "releases" / release / "manifests").mkdir(parents=True)
+        (tmp_path / "releases" / release / "manifests" / "a.yaml").write_text(f"routes: [] # {release}\n")
+    (tmp_path / "current").symlink_to("releases/1")
+    return tmp_path / "current" / "manifests"
+
+
+def swing_release(tmp_path: Path) -> None:
+    (tmp_path / "next").symlink_to("releases/2")
+    (tmp_path / "next").replace(tmp_path / "current")
+
+
+def rename_releases(tmp_path: Path) -> None:
+    (tmp_path / "releases").rename(tmp_path / "old")
+    (tmp_path / "old" / "1").rename(tmp_path / "old" / "0")
+    (tmp_path / "old" / "2").rename(tmp_path / "old" / "1")
+    (tmp_path / "old").rename(tmp_path / "releases")
+
+
+@pytest.mark.parametrize("replace", [swing_release, rename_releases])
+async def test_a_folder_above_the_manifests_that_is_replaced_is_told_by_events_and_overtakes(
+    tmp_path: Path, replace: Callable[[Path], None]
+) -> None:
+    folder = releases(tmp_path)
+    async with watching(folder) as following:
+        told = following()
+        await asyncio.sleep(0)
+        create(folder)
+        change = await told
+        replace(tmp_path)
+        assert not await change.holds()
+        again = await following()
+        assert again.files == (str(folder / "a.yaml"), str(folder / "b.yml"))
+        assert await again.holds()
+
+
+async def test_a_symlink_swung_away_and_back_while_the_files_were_read_overtakes_them(tmp_path: Path) -> None:
+    changes = watch(releases(tmp_path), poll_s=POLL_S)
+    first = await anext(changes)
+    swing_release(tmp_path)
+    (tmp_path / "next").symlink_to("releases/1")
+    (tmp_path / "next").replace(tmp_path / "current")
+    assert not await first.holds()
+    await changes.aclose()
+
+
+async def test_who_reads_without_having_been_told_reads_what_stays(folder: Path) -> None:
+    reads = iter([write_in_place, create, lambda _: None])
+    read: list[set[str]] = []
+
+    async def reading() -> int:
+        read.append(set(await asyncio.to_thread(os.listdir, folder)))
+        next(reads)(folder)
+        return len(read)
+
+    assert await at_rest(folder, tuple, reading) == 3
+    assert read[-1] == {"a.yaml", "b.yml"}
+
+
+async def test_who_reads_what_never_rests_reads_it_in_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.manifests.watch.INSISTS_S", 0.1)
+    number = 0
+
+    async def reading() -> int:
+        nonlocal number
+        number += 1
+        (folder / "a.yaml").write_text(f"routes: [] # {number}\n")
+        return number
+
+    assert await at_rest(folder, tuple, reading) == number
+
+
 async def test_a_single_file_can_be_watched(folder: Path) -> None:
     async with watching(folder / "a.yaml") as following:
         change = following()
@@ -304,6 +379,50 @@ async def test_an_edit_overtaken_while_it_was_read_is_told_again_even_if_the_oth
         assert await again.holds()
 
 
+@pytest.mark.parametrize("events", [True, False], ids=["with events", "by polling"])
+async def test_a_file_that_was_another_while_it_was_read_is_told_again_though_it_is_the_same_now(
+    folder: Path, events: bool
+) -> None:
+    """What was read is neither what was told nor what is there: nobody would ever read it again."""
+    async with watching(folder, poll_s=POLL_S if events else 0.05, events=events) as following:
+        told = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        change = await told
+        text = (folder / "a.yaml").read_text()
+        (folder / "a.yaml").write_text("routes: [] # for a moment\n")
+        (folder / "a.yaml").write_text(text)
+        assert not await change.holds()
+        again = await following()
+        assert again.files == change.files
+        assert await again.holds()
+
+
+async def test_a_file_that_came_and_went_while_the_others_were_read_overtakes_them(folder: Path) -> None:
+    async with watching(folder) as following:
+        told = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        change = await told
+        create(folder)
+        (folder / "b.yml").unlink()
+        assert not await change.holds()
+        assert await (await following()).holds()
+
+
+async def test_what_no_event_tells_of_overtakes_too(folder: Path, tmp_path: Path) -> None:
+    """As on a network file system, where somebody else writes: here by another name of the file."""
+    (tmp_path / "elsewhere").hardlink_to(folder / "a.yaml")
+    async with watching(folder) as following:
+        told = following()
+        await asyncio.sleep(0)
+        create(folder)
+        change = await told
+        assert await change.holds()
+        (tmp_path / "elsewhere").write_text("routes: [] # other\n")
+        assert not await change.holds()
+
+
 async def test_what_moves_beside_the_manifests_overtakes_nothing(folder: Path) -> None:
     async with watching(folder) as following:
         told = following()
@@ -341,6 +460,10 @@ async def test_where_every_reading_is_overtaken_one_counts_in_the_end(
             if await change.holds():
                 break
         assert 0 < number < 99
+        (folder / "b.yaml").write_text(f"services: {{}} # {number}\n")
+        again = await following()
+        assert again.files == change.files, "what counted is not what had been told, and is again"
+        assert await again.holds()
 
 
 async def test_a_file_unlinked_and_written_anew_is_not_believed_before_it_is_closed(folder: Path) -> None:
@@ -407,6 +530,21 @@ async def test_a_folder_that_never_gets_quiet_is_told_all_the_same(folder: Path)
         await asyncio.sleep(0)
         write_in_place(folder)
         while not change.done():
-            (folder / "noise.log").write_text("x")
+            (folder / "lock").touch()
+            (folder / "lock").unlink()
             await asyncio.sleep(QUIET_S / 5)
         assert (await change).files == (str(folder / "a.yaml"),)
+
+
+async def test_what_is_written_to_a_log_beside_the_manifests_is_no_move(folder: Path) -> None:
+    events = FolderEvents(lambda name: name.endswith(".yaml"))
+    events.open()
+    with (folder / "access.log").open("w") as log:
+        events.listen([str(folder)], [])
+        assert await events.moved(within_s=PATIENCE_S), "what is new counts"
+        log.write("GET /\n")
+        log.flush()
+        assert not await events.moved(within_s=QUIET_S)
+        write_in_place(folder)
+        assert await events.moved(within_s=PATIENCE_S)
+    events.close()
