@@ -15,12 +15,12 @@ from contextlib import suppress
 from inotify_simple import INotify, flags
 
 _IN_PLACE = flags.CLOSE_WRITE | flags.MOVED_TO
-_IN_WORK = flags.CREATE | flags.MODIFY | flags.DELETE | flags.MOVED_FROM
 _COMES_OR_GOES = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
+_NOT_WHOLE = flags.CREATE | flags.MODIFY | flags.DELETE | flags.MOVED_FROM
 _ITSELF = flags.DELETE_SELF | flags.MOVE_SELF
-_MASK = _IN_PLACE | _IN_WORK | _ITSELF | flags.ATTRIB | flags.ONLYDIR
+_MASK = _IN_PLACE | _NOT_WHOLE | _ITSELF | flags.ATTRIB | flags.ONLYDIR
 _WAY_MASK = _COMES_OR_GOES | _ITSELF | flags.ONLYDIR
-_MOST_WHOLE = 10_000
+_MOST_FILES = 10_000
 _GATHER_S = 0.001  # a save is several events
 
 
@@ -39,6 +39,7 @@ class FolderEvents:
         self._folders: frozenset[str] = frozenset()
         self._ways: frozenset[str] = frozenset()
         self._whole: set[str] = set()
+        self._in_work: set[str] = set()
         self._inotify: INotify | None = None
 
     def open(self) -> None:
@@ -101,12 +102,17 @@ class FolderEvents:
         """Whether the file of that real path is in place as its writer wants it."""
         return path in self._whole
 
+    def is_in_work(self, path: str) -> bool:
+        """Whether the file of that real path was written to by somebody who has not closed it yet."""
+        return path in self._in_work
+
     def _read(self) -> None:
         if self._inotify is None:
             return
         for watch, mask, _, name in self._inotify.read(timeout=0):
-            if mask & flags.Q_OVERFLOW or len(self._whole) > _MOST_WHOLE:
+            if mask & flags.Q_OVERFLOW or len(self._whole) > _MOST_FILES or len(self._in_work) > _MOST_FILES:
                 self._whole.clear()
+                self._in_work.clear()
             folder = self._watches.get(watch, "")
             path = os.path.join(folder, name)
             if self._concerns(folder, name, mask):
@@ -115,9 +121,13 @@ class FolderEvents:
             elif mask & flags.IGNORED or (folder in self._folders and mask & _COMES_OR_GOES):
                 self._moved.set()  # a draft, perhaps, or a symlink to more
             if folder in self._folders:
+                if mask & flags.MODIFY:
+                    self._in_work.add(path)
+                elif mask & (_IN_PLACE | _COMES_OR_GOES):
+                    self._in_work.discard(path)
                 if mask & _IN_PLACE:
                     self._whole.add(path)
-                elif mask & _IN_WORK:
+                elif mask & _NOT_WHOLE:
                     self._whole.discard(path)
             if mask & flags.IGNORED:
                 self._watches.pop(watch, None)

@@ -120,13 +120,14 @@ def _survey(folder: Path, included: Iterable[Path]) -> _Survey:
         files = manifest_files(folder)
     except OSError:
         files = []
-    survey.follow(os.path.abspath(folder))
+    here = os.getcwd()
+    survey.follow(os.path.join(here, folder))
     parents: dict[str, str] = {}
     own = len(files)
     for number, path in enumerate(map(str, (*files, *included))):
         if path in survey.statuses:
             continue
-        parent, name = os.path.split(os.path.abspath(path))
+        parent, name = os.path.split(os.path.join(here, path))
         within = parents.get(parent) or parents.setdefault(parent, survey.follow(parent))
         status, is_link = _status(path)
         if is_link or number >= own:
@@ -135,7 +136,7 @@ def _survey(folder: Path, included: Iterable[Path]) -> _Survey:
         else:
             survey.real[path] = os.path.join(within, name)
         survey.statuses[path] = status
-    survey.folders |= {survey.follow(os.path.abspath(one)) for one in manifest_folders(folder)}
+    survey.folders |= {survey.follow(os.path.join(here, one)) for one in manifest_folders(folder)}
     return survey
 
 

@@ -5,9 +5,10 @@ symlink that is swung to another folder (which is how Kubernetes updates a Confi
 whole, all look the same from here. Where events are missing (network file systems, some containers) the folder is
 looked at every `poll_s` anyway.
 
-Files settle before they are believed: one written in place may be half of what it is going to be, and an edit may be
-several files. Who wants to be early is told twice: at once when every changed file is in place whole (its writer has
-closed it, or it was renamed there, or the symlink to it was swung), and again when nothing moves any more.
+Files settle before they are believed: one written in place may be half of what it is going to be, or nothing yet, until
+its writer closes it, and an edit may be several files. Who wants to be early is told twice: at once when every changed
+file is in place whole (its writer has closed it, or it was renamed there, or the symlink to it was swung), and again
+when nothing moves any more.
 
 Reading takes time, and the next edit may begin in the middle of it: half of that edit would be served, without whatever
 its other half is to bring. Who was told therefore asks `Change.holds` before serving what was read; where it does not
@@ -31,7 +32,7 @@ from controlplane.manifests.look import Look, Marks, Seen, marks
 
 QUIET_S = 0.025
 LONGEST_S = 0.5  # where it never gets quiet, what is there by then is told
-INSISTS_S = 2.0  # where each reading is overtaken by the next edit, what was read counts after so long all the same
+INSISTS_S = 2.0  # where each reading is overtaken, or a file is never closed, what is there counts after so long
 
 _T = TypeVar("_T")
 
@@ -93,9 +94,12 @@ async def watch(
             is_again = settled.is_overtaken
             changed = set(settled.changed) if is_again else set()
             insists_at = settled.insists_at if is_again else time.monotonic() + INSISTS_S
-            deadline = time.monotonic() + LONGEST_S
+            began = time.monotonic()
             # What was told early is told again, even when the files are back where they were before it.
-            while (now.digests != seen.digests or changed or is_again) and time.monotonic() < deadline:
+            while now.digests != seen.digests or changed or is_again:
+                is_in_work = any(map(told.is_in_work, now.real.values()))
+                if time.monotonic() > began + (INSISTS_S if is_in_work else LONGEST_S):
+                    break
                 since = _changed(early_told, now)
                 changed |= since
                 if early and since and all(_is_whole(path, now, believed, told) for path in since & now.digests.keys()):
@@ -104,7 +108,7 @@ async def watch(
                     yield Change(files=tuple(sorted(changed)), is_settled=False, holds=whole.holds)
                 has_moved = await told.moved(within_s=QUIET_S)
                 before, now = now, await seen_now()
-                if now.digests == before.digests and not has_moved:
+                if now.digests == before.digests and not has_moved and not is_in_work:
                     break
             changed |= _changed(early_told, now)
             seen = now

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import websockets
 
+from controlplane.manifests.watch import QUIET_S
 from tests.support.behaviour import Answer, Hold
 from tests.support.gateway import Gateway
 from tests.support.load import Load
@@ -168,6 +169,29 @@ async def test_a_file_written_in_place_goes_live(gateway: Gateway) -> None:
     path = gateway.manifests / "00.yaml"
     path.write_text(path.read_text().replace("before", "in place"))
     await _answers(gateway, "in place")
+
+
+async def test_a_file_that_is_written_piece_by_piece_is_served_when_it_is_complete(gateway: Gateway) -> None:
+    """As a shell does with `generate > routes.yaml`."""
+    await gateway.apply(manifest("before"))
+    path = gateway.manifests / "routes.yaml"
+    first = "routes:\n- {path: /first, respond: {body: x}, auth: public}\n"
+    last = "- {path: /last, respond: {body: x}, auth: public}\n"
+    path.write_text(first + last)
+    await until("the last route", lambda: _is_there(gateway, "/last"))
+    async with Load(gateway.address, ["/first", "/last"], connections=2) as load:
+        with path.open("w") as generated:
+            generated.write(first)
+            generated.flush()
+            await asyncio.sleep(10 * QUIET_S)
+            await load.more(300)
+            generated.write(last + last.replace("last", "more"))
+        await until("a route more", lambda: _is_there(gateway, "/more"))
+    assert load.failures == {}, load.first_failures
+
+
+async def _is_there(gateway: Gateway, path: str) -> bool:
+    return (await gateway.request("GET", path)).status == 200
 
 
 async def test_another_teams_file_joins_and_leaves(gateway: Gateway) -> None:

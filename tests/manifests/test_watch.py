@@ -137,15 +137,28 @@ async def test_what_changes_while_the_caller_is_busy_is_told_next(folder: Path) 
         assert (await following()).files == (str(folder / "b.yml"),)
 
 
-async def test_an_included_file_elsewhere_counts(folder: Path, tmp_path: Path) -> None:
+def beside(tmp_path: Path) -> Path:
+    return tmp_path / "secrets" / "jwt"
+
+
+def up_from_a_symlink(tmp_path: Path) -> Path:
+    """The folder above is that of the place where the symlink leads."""
+    (tmp_path / "deep").mkdir(exist_ok=True)
+    if not (tmp_path / "deep" / "link").exists():
+        (tmp_path / "deep" / "link").symlink_to(tmp_path / "manifests")
+    return tmp_path / "deep" / "link" / ".." / "secrets" / "jwt"
+
+
+@pytest.mark.parametrize("way", [beside, up_from_a_symlink])
+async def test_an_included_file_elsewhere_counts(folder: Path, tmp_path: Path, way: Callable[[Path], Path]) -> None:
     secret = tmp_path / "secrets" / "jwt"
     secret.parent.mkdir()
     secret.write_text("one")
-    async with watching(folder, (secret,)) as following:
+    async with watching(folder, (way(tmp_path),)) as following:
         change = following()
         await asyncio.sleep(0)
         secret.write_text("two")
-        assert (await change).files == (str(secret),)
+        assert (await change).files == (str(way(tmp_path)),)
 
 
 def take_away(folder: Path) -> None:
@@ -282,7 +295,25 @@ async def test_a_file_written_in_place_is_early_once_its_writer_has_closed_it(fo
         assert (await following()).is_settled
 
 
-async def test_a_file_that_is_open_for_long_is_told_when_it_is_quiet(folder: Path) -> None:
+async def test_a_file_that_is_emptied_before_its_new_content_is_there_is_told_when_its_writer_has_closed_it(
+    folder: Path,
+) -> None:
+    """As a shell does with `generate > a.yaml`."""
+    async with watching(folder) as following:
+        told = following()
+        await asyncio.sleep(0)
+        with (folder / "a.yaml").open("w") as generated:
+            create(folder)
+            done, _ = await asyncio.wait([told], timeout=5 * QUIET_S)
+            assert not done, "nothing of a file is not believed"
+            generated.write("routes: [] # other\n")
+        change = await told
+        assert change.files == (str(folder / "a.yaml"), str(folder / "b.yml"))
+        assert await change.holds()
+
+
+async def test_a_file_that_is_never_closed_is_told_in_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.manifests.watch.INSISTS_S", 0.1)
     async with watching(folder, early=True) as following:
         told = following()
         await asyncio.sleep(0)
