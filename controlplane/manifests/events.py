@@ -15,7 +15,8 @@ from contextlib import suppress
 from inotify_simple import INotify, flags
 
 _IN_PLACE = flags.CLOSE_WRITE | flags.MOVED_TO
-_COMES_OR_GOES = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO
+_COMES = flags.CREATE | flags.MOVED_TO
+_COMES_OR_GOES = _COMES | flags.DELETE | flags.MOVED_FROM
 _NOT_WHOLE = flags.CREATE | flags.MODIFY | flags.DELETE | flags.MOVED_FROM
 _ITSELF = flags.DELETE_SELF | flags.MOVE_SELF
 _MASK = _IN_PLACE | _NOT_WHOLE | _ITSELF | flags.ATTRIB | flags.ONLYDIR
@@ -27,12 +28,13 @@ _GATHER_S = 0.001  # a save is several events
 class FolderEvents:
     """Follows folders from an event loop. `close` ends it.
 
-    `is_read` says of a name whether a file of that name is read, wherever it comes. What is written to other files
-    beside it, a log for example, is nothing that moves.
+    `is_read` says of a name whether a file of that name is read, wherever it comes; `is_draft`, whether it may become
+    one or was one. What becomes of other files beside them, a log or a lock for example, is nothing that moves.
     """
 
-    def __init__(self, is_read: Callable[[str], bool]) -> None:
+    def __init__(self, is_read: Callable[[str], bool], is_draft: Callable[[str], bool]) -> None:
         self._is_read = is_read
+        self._is_draft = is_draft
         self._moved = asyncio.Event()
         self._stirs = 0
         self._watches: dict[int, str] = {}
@@ -118,8 +120,8 @@ class FolderEvents:
             if self._concerns(folder, name, mask):
                 self._stirs += 1
                 self._moved.set()
-            elif mask & flags.IGNORED or (folder in self._folders and mask & _COMES_OR_GOES):
-                self._moved.set()  # a draft, perhaps, or a symlink to more
+            elif mask & flags.IGNORED or (folder in self._folders and self._is_draft(name)):
+                self._moved.set()
             if folder in self._folders:
                 if mask & flags.MODIFY:
                     self._in_work.add(path)
@@ -136,5 +138,10 @@ class FolderEvents:
         """Whether what is read may be another now."""
         if not name:
             return not mask & flags.IGNORED  # the folder itself, or events were lost
-        is_near = folder in self._folders and (self._is_read(name) or bool(mask & flags.ISDIR))
-        return is_near or os.path.join(folder, name) in self._ways
+        path = os.path.join(folder, name)
+        if path in self._ways:
+            return True
+        if folder not in self._folders:
+            return False
+        # A symlink may be one to a folder with more; one that goes was on the way.
+        return self._is_read(name) or bool(mask & flags.ISDIR) or (bool(mask & _COMES) and os.path.islink(path))

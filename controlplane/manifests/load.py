@@ -206,6 +206,11 @@ def is_manifest(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
+def is_draft(name: str) -> bool:
+    """Whether a file may be about to become a manifest, or its backup: editors and rsync add to the manifest's name."""
+    return any(suffix in name for suffix in SUFFIXES)
+
+
 def manifest_folders(folder: Path) -> list[Path]:
     """The folders where a manifest may come or go: what is walked, or what holds the folder when it is none."""
     try:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from controlplane.manifests.events import FolderEvents
-from controlplane.manifests.load import is_manifest
+from controlplane.manifests.load import is_draft, is_manifest
 from controlplane.manifests.look import Look, Marks, Seen, marks
 
 QUIET_S = 0.025
@@ -68,7 +68,7 @@ async def watch(
     caller is busy with one change is told by the next. Ends only by being closed or cancelled.
     """
     look = Look()
-    told = FolderEvents(is_manifest)
+    told = FolderEvents(is_manifest, is_draft)
 
     async def seen_now() -> Seen:
         now = await asyncio.to_thread(look.at, folder, included())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.manifests.events import FolderEvents
+from controlplane.manifests.load import is_draft, is_manifest
 from controlplane.manifests.watch import QUIET_S, Change, at_rest, watch
 
 PATIENCE_S = 10.0
@@ -561,21 +562,40 @@ async def test_a_folder_that_never_gets_quiet_is_told_all_the_same(folder: Path)
         await asyncio.sleep(0)
         write_in_place(folder)
         while not change.done():
-            (folder / "lock").touch()
-            (folder / "lock").unlink()
+            (folder / ".b.yaml.new").touch()
+            (folder / ".b.yaml.new").unlink()
             await asyncio.sleep(QUIET_S / 5)
         assert (await change).files == (str(folder / "a.yaml"),)
 
 
-async def test_what_is_written_to_a_log_beside_the_manifests_is_no_move(folder: Path) -> None:
-    events = FolderEvents(lambda name: name.endswith(".yaml"))
+def log(folder: Path) -> None:
+    (folder / "access.log").write_text("GET /\n")
+
+
+def lock(folder: Path) -> None:
+    (folder / "lock").touch()
+    (folder / "lock").unlink()
+
+
+def draft(folder: Path) -> None:
+    """As rsync does, which renames it when it is complete."""
+    (folder / ".b.yaml.x2Hf").write_text("services: {}\n")
+
+
+def link_folder(folder: Path) -> None:
+    (folder / "team").symlink_to(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("happens", "moves"), [(log, False), (lock, False), (draft, True), (link_folder, True), (write_in_place, True)]
+)
+async def test_what_becomes_of_files_that_are_no_manifests_is_no_move(
+    folder: Path, happens: Callable[[Path], None], moves: bool
+) -> None:
+    events = FolderEvents(is_manifest, is_draft)
     events.open()
-    with (folder / "access.log").open("w") as log:
-        events.listen([str(folder)], [])
-        assert await events.moved(within_s=PATIENCE_S), "what is new counts"
-        log.write("GET /\n")
-        log.flush()
-        assert not await events.moved(within_s=QUIET_S)
-        write_in_place(folder)
-        assert await events.moved(within_s=PATIENCE_S)
+    events.listen([str(folder)], [])
+    assert await events.moved(within_s=PATIENCE_S), "what is new counts"
+    happens(folder)
+    assert await events.moved(within_s=QUIET_S) == moves
     events.close()
