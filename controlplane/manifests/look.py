@@ -120,7 +120,7 @@ def _survey(folder: Path, included: Iterable[Path]) -> _Survey:
         files = manifest_files(folder)
     except OSError:
         files = []
-    here = os.getcwd()
+    here = "" if folder.is_absolute() else os.getcwd()  # which may be gone
     survey.follow(os.path.join(here, folder))
     parents: dict[str, str] = {}
     own = len(files)

@@ -260,6 +260,31 @@ async def test_who_reads_what_never_rests_reads_it_in_the_end(folder: Path, monk
     assert await at_rest(folder, tuple, reading) == number
 
 
+async def test_the_folder_that_the_process_was_started_in_may_be_gone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    async with watching(folder) as following:
+        change = following()
+        await asyncio.sleep(0)
+        write_in_place(folder)
+        assert (await change).files == (str(folder / "a.yaml"),)
+    monkeypatch.chdir(tmp_path)
+
+
+async def test_a_folder_may_be_named_from_the_one_that_the_process_was_started_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    async with watching(Path(folder.name)) as following:
+        change = following()
+        await asyncio.sleep(0)
+        rename_over(folder)
+        assert (await change).files == (f"{folder.name}/a.yaml",)
+
+
 async def test_a_single_file_can_be_watched(folder: Path) -> None:
     async with watching(folder / "a.yaml") as following:
         change = following()
