@@ -21,7 +21,7 @@ from controlplane.snapshot.resource import Audience, Nested, Node, Part, Resourc
 from controlplane.snapshot.snapshot import Snapshot
 
 _FORMAT = b"causeway-snapshot 3"
-_READABLE = (_FORMAT, b"causeway-snapshot 2", b"causeway-snapshot 1")
+_EARLIER = (b"causeway-snapshot 2", b"causeway-snapshot 1")
 FILE_NAME = "last-known-good"
 
 
@@ -94,16 +94,16 @@ def encode(kept: Kept) -> bytes:
     }
     text = json.dumps(head, separators=(",", ":")).encode()
     body = b"".join((text, b"\n", *blobs))
-    return b"".join((_FORMAT, b" ", _checksum(body), b"\n", body))
+    return b"".join((_FORMAT, b" ", _checksum(_FORMAT, body), b"\n", body))
 
 
 def decode(content: bytes) -> Kept:
     """Raises UnreadableStateError."""
     first, _, body = content.partition(b"\n")
     form, _, checksum = first.rpartition(b" ")
-    if form not in _READABLE:
+    if form not in (_FORMAT, *_EARLIER):
         raise UnreadableStateError("not a file of this format")
-    if checksum != _checksum(body):
+    if checksum != _checksum(form, body):
         raise UnreadableStateError("checksum differs: the file is damaged")
     text, _, blob = body.partition(b"\n")
     try:
@@ -138,8 +138,10 @@ class _Reader:
         return piece
 
 
-def _checksum(body: bytes) -> bytes:
-    return blake2b(body, digest_size=16).hexdigest().encode()
+def _checksum(form: bytes, body: bytes) -> bytes:
+    """Of the format and what follows; of earlier formats it did not cover the first line."""
+    before = b"" if form in _EARLIER else form
+    return blake2b(before + body, digest_size=16).hexdigest().encode()
 
 
 def _row(resource: Resource, blobs: list[bytes]) -> list[object]:

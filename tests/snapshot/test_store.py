@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from hashlib import blake2b
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,7 +65,7 @@ def test_a_file_of_the_first_format_is_read() -> None:
     row = '["t","n","envoy",null,[],[["key",4,8,["f.yaml",1,2]]]]'
     head = f'{{"revision":"r","labels":{{}},"snapshot":[0],"variants":{{}},"notes":"[]","resources":[{row}]}}'
     body = head.encode() + b"\nbodyfallback"
-    kept = store.decode(b"causeway-snapshot 1 " + store._checksum(body) + b"\n" + body)
+    kept = store.decode(written(b"causeway-snapshot 1", body))
     assert kept.made_of == ""
     (resource,) = kept.snapshot
     place = Origin(file="f.yaml", line=1, column=2)
@@ -76,9 +77,13 @@ def test_a_file_of_the_second_format_is_read() -> None:
     row = '["t","n","envoy",null,[],[["key",4,5,8,["f.yaml",1,2]]]]'
     head = f'{{"revision":"r","labels":{{}},"snapshot":[0],"variants":{{}},"notes":"[]","resources":[{row}]}}'
     body = head.encode() + b"\nbodyalonefallback"
-    (resource,) = store.decode(b"causeway-snapshot 2 " + store._checksum(body) + b"\n" + body).snapshot
+    (resource,) = store.decode(written(b"causeway-snapshot 2", body)).snapshot
     place = Origin(file="f.yaml", line=1, column=2)
     assert resource.tree == (Part(key="key", body=b"body", alone=b"alone", fallback=b"fallback", origin=place),)
+
+
+def written(form: bytes, body: bytes) -> bytes:
+    return form + b" " + blake2b(body, digest_size=16).hexdigest().encode() + b"\n" + body
 
 
 def some(size: int = 3, fill: bytes = b"x", *, each_bytes: int = 100) -> Kept:
@@ -95,6 +100,15 @@ def test_any_damage_is_noticed(data: st.DataObject) -> None:
     content[at] ^= data.draw(st.integers(1, 255))
     with pytest.raises(UnreadableStateError):
         store.decode(bytes(content))
+
+
+def test_a_first_line_with_any_other_byte_is_noticed() -> None:
+    """Also one that makes it another format's, which would be read otherwise."""
+    content = store.encode(some())
+    for at in range(content.index(b"\n") + 1):
+        for other in set(range(256)) - {content[at]}:
+            with pytest.raises(UnreadableStateError):
+                store.decode(content[:at] + bytes([other]) + content[at + 1 :])
 
 
 @given(st.integers(0, 300))
