@@ -183,8 +183,8 @@ async def test_a_file_that_is_written_piece_by_piece_is_served_when_it_is_comple
         with path.open("w") as generated:
             generated.write(first)
             generated.flush()
-            await asyncio.sleep(10 * QUIET_S)
-            await load.more(300)
+            await asyncio.sleep(4 * QUIET_S)
+            await load.more(50)
             generated.write(last + last.replace("last", "more"))
         await until("a route more", lambda: _is_there(gateway, "/more"))
     assert load.failures == {}, load.first_failures
