@@ -108,7 +108,8 @@ def manifest(gateway: Gateway, design: Design, origins: list[Origin]) -> dict[st
 
 @pytest.fixture
 def gateway(run_folder: Path) -> Iterator[Gateway]:
-    one = Gateway(run_folder, flags={"serve": ("--watch", "no")})
+    # The WebSocket stays with the listener that it was opened on, which Envoy closes when its drain time is over.
+    one = Gateway(run_folder, flags={"serve": ("--watch", "no"), "envoy": ("--drain-time-s", "7200")})
     yield one
     one.stop()
 

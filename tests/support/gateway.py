@@ -42,7 +42,7 @@ class Gateway:
     """One gateway. Its processes start with the first `apply` and go on until `stop`.
 
     `env` is what the manifests' `${VARIABLES}` see; `flags` are added to a process's command line, by its name
-    (`serve`, `extauthz`, `ratelimit`).
+    (`serve`, `extauthz`, `ratelimit`, `envoy`).
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class Gateway:
             for name in SERVICES
             if find_spec(f"controlplane.cli.{name}")
         }
-        self.envoy = Envoy(folder / "bootstrap.json", *ENVOY_ARGUMENTS, folder=folder)
+        arguments = (*ENVOY_ARGUMENTS, *self._flags.get("envoy", ()))
+        self.envoy = Envoy(folder / "bootstrap.json", *arguments, folder=folder)
 
     def _process(self, verb: str, *arguments: str | Path) -> Process:
         own = ("--admin", f"unix:{self.folder}/{verb}-admin.sock", "--state", self.folder / f"{verb}-state")
