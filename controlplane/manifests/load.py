@@ -196,9 +196,18 @@ def _collector_paused() -> Iterator[None]:
 
 def manifest_files(folder: Path) -> list[Path]:
     """The manifest files of a folder, sorted. Raises OSError where it cannot be read."""
+    return manifest_tree(folder)[0]
+
+
+def manifest_tree(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The manifest files of a folder, sorted, and the folders where one may come or go: what is walked, or what holds
+    the folder when it is none. Raises OSError where it cannot be read.
+    """
     if not folder.is_dir():
-        return [folder] if folder.exists() else []
-    return [Path(here) / name for here, names in _walk(folder) for name in sorted(names) if is_manifest(name)]
+        return [folder] if folder.exists() else [], [folder.parent]
+    walked = list(_walk(folder))
+    files = [Path(here) / name for here, names in walked for name in sorted(names) if is_manifest(name)]
+    return files, [Path(here) for here, _ in walked]
 
 
 def is_manifest(name: str) -> bool:
@@ -209,14 +218,6 @@ def is_manifest(name: str) -> bool:
 def is_draft(name: str) -> bool:
     """Whether a file may be about to become a manifest, or its backup: editors and rsync add to the manifest's name."""
     return any(suffix in name for suffix in SUFFIXES)
-
-
-def manifest_folders(folder: Path) -> list[Path]:
-    """The folders where a manifest may come or go: what is walked, or what holds the folder when it is none."""
-    try:
-        return [Path(here) for here, _ in _walk(folder)] if folder.is_dir() else [folder.parent]
-    except OSError:
-        return [folder]
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

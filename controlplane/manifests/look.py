@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from controlplane.manifests.load import LARGEST_FOLDER, manifest_files, manifest_folders
+from controlplane.manifests.load import LARGEST_FOLDER, manifest_tree
 
 YOUNG_S = 2.0  # a file changed so recently may change again within its time stamp's resolution
 
@@ -117,9 +117,9 @@ class _Survey:
 def _survey(folder: Path, included: Iterable[Path]) -> _Survey:
     survey = _Survey()
     try:
-        files = manifest_files(folder)
+        files, folders = manifest_tree(folder)
     except OSError:
-        files = []
+        files, folders = [], [folder]
     here = "" if folder.is_absolute() else os.getcwd()  # which may be gone
     survey.follow(os.path.join(here, folder))
     parents: dict[str, str] = {}
@@ -136,7 +136,7 @@ def _survey(folder: Path, included: Iterable[Path]) -> _Survey:
         else:
             survey.real[path] = os.path.join(within, name)
         survey.statuses[path] = status
-    survey.folders |= {survey.follow(os.path.join(here, one)) for one in manifest_folders(folder)}
+    survey.folders |= {survey.follow(os.path.join(here, one)) for one in folders}
     return survey
 
 

@@ -126,14 +126,18 @@ async def at_rest(folder: Path, included: Callable[[], Iterable[Path]], read: Ca
 
     It is called again where they have. If they go on moving, what was read after `INSISTS_S` counts all the same.
     """
+
+    async def marks_now() -> Marks:
+        return await asyncio.to_thread(marks, folder, included())
+
     until = time.monotonic() + INSISTS_S
-    now = await asyncio.to_thread(marks, folder, included())
+    now = await marks_now()
     while True:
         await asyncio.sleep(QUIET_S)
-        before, now = now, await asyncio.to_thread(marks, folder, included())
+        before, now = now, await marks_now()
         if now == before or time.monotonic() > until:
             found = await read()
-            before, now = now, await asyncio.to_thread(marks, folder, included())
+            before, now = now, await marks_now()
             if now == before or time.monotonic() > until:
                 return found
 
